@@ -1,0 +1,131 @@
+"""The public names of jackfield, imported when first used.
+
+Importing the package imports nothing heavy: a plugin's ``__init__`` and ``jackfield plugins`` need
+the contract only, not NumPy, a web server or gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jackfield.errors import (
+        CapacityError,
+        DeadlineError,
+        Fault,
+        InvalidRequestError,
+        JackfieldError,
+        ModelLoadError,
+        ModelNotFoundError,
+        ModelNotReadyError,
+        OverloadedError,
+        PayloadTooLargeError,
+        PluginError,
+        RequestError,
+        RuntimeFailedError,
+        SettingsError,
+        StartupError,
+    )
+    from jackfield.hookspecs import hookimpl
+    from jackfield.messages import (
+        InferRequest,
+        InferResponse,
+        ModelMetadata,
+        Parameter,
+        Parameters,
+        RequestedOutput,
+        TensorMetadata,
+    )
+    from jackfield.runtime import ArtifactFormat, Capabilities, ModelContext, Runtime, RuntimeSpec
+    from jackfield.server import Server
+    from jackfield.settings import ModelParameters, ModelSettings, ServerSettings
+    from jackfield.tensor import Datatype, Tensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactFormat",
+    "Capabilities",
+    "CapacityError",
+    "Datatype",
+    "DeadlineError",
+    "Fault",
+    "InferRequest",
+    "InferResponse",
+    "InvalidRequestError",
+    "JackfieldError",
+    "ModelContext",
+    "ModelLoadError",
+    "ModelMetadata",
+    "ModelNotFoundError",
+    "ModelNotReadyError",
+    "ModelParameters",
+    "ModelSettings",
+    "OverloadedError",
+    "Parameter",
+    "Parameters",
+    "PayloadTooLargeError",
+    "PluginError",
+    "RequestError",
+    "RequestedOutput",
+    "Runtime",
+    "RuntimeFailedError",
+    "RuntimeSpec",
+    "Server",
+    "ServerSettings",
+    "SettingsError",
+    "StartupError",
+    "Tensor",
+    "TensorMetadata",
+    "hookimpl",
+]
+
+_HOMES = {
+    "errors": (
+        "CapacityError",
+        "DeadlineError",
+        "Fault",
+        "InvalidRequestError",
+        "JackfieldError",
+        "ModelLoadError",
+        "ModelNotFoundError",
+        "ModelNotReadyError",
+        "OverloadedError",
+        "PayloadTooLargeError",
+        "PluginError",
+        "RequestError",
+        "RuntimeFailedError",
+        "SettingsError",
+        "StartupError",
+    ),
+    "hookspecs": ("hookimpl",),
+    "messages": (
+        "InferRequest",
+        "InferResponse",
+        "ModelMetadata",
+        "Parameter",
+        "Parameters",
+        "RequestedOutput",
+        "TensorMetadata",
+    ),
+    "runtime": ("ArtifactFormat", "Capabilities", "ModelContext", "Runtime", "RuntimeSpec"),
+    "server": ("Server",),
+    "settings": ("ModelParameters", "ModelSettings", "ServerSettings"),
+    "tensor": ("Datatype", "Tensor"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module (PEP 562)."""
+    if name not in _HOME:
+        message = f"module 'jackfield' has no attribute '{name}'"
+        raise AttributeError(message)
+    value: object = getattr(importlib.import_module(f"jackfield.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""The gRPC shell: the Open Inference Protocol's service, and the messages that it speaks."""

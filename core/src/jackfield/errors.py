@@ -1,0 +1,266 @@
+"""Every error that jackfield raises on purpose, in one tree.
+
+JackfieldError
+├── RequestError              the caller must change something
+│   ├── InvalidRequestError   a field is missing, malformed or does not fit the model
+│   ├── ModelNotFoundError    no such model or version
+│   └── PayloadTooLargeError  the body is over the limit
+├── CapacityError             the same request may succeed later
+│   ├── ModelNotReadyError    the model is loading, unloading or failed to load
+│   ├── OverloadedError       the model's queue is full
+│   └── DeadlineError         nobody waits for the answer any more
+├── RuntimeFailedError        a runtime raised; its text stays in the log
+└── StartupError              for the operator; does not answer an inference request
+    ├── SettingsError         a setting is unknown or has the wrong form
+    ├── PluginError           a plugin can't be imported or breaks the contract
+    └── ModelLoadError        an artifact can't be served
+
+Each class names a `Fault`; the HTTP and gRPC shells each own one table from fault to status.
+Constructors take facts and build the sentence once; the facts stay attributes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CapacityError",
+    "DeadlineError",
+    "Fault",
+    "InvalidRequestError",
+    "JackfieldError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "ModelNotReadyError",
+    "OverloadedError",
+    "PayloadTooLargeError",
+    "PluginError",
+    "RequestError",
+    "RuntimeFailedError",
+    "SettingsError",
+    "StartupError",
+]
+
+
+class Fault(enum.Enum):
+    """What went wrong, in words that no transport owns."""
+
+    INVALID = "invalid"
+    NOT_FOUND = "not found"
+    TOO_LARGE = "too large"
+    NOT_READY = "not ready"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline"
+    FAILED = "failed"
+
+
+class JackfieldError(Exception):
+    """The root of the tree; its text is a fact for the caller, never a stack trace."""
+
+    fault: ClassVar[Fault] = Fault.FAILED
+
+
+class RequestError(JackfieldError):
+    """The caller must change the request."""
+
+    fault = Fault.INVALID
+
+
+class InvalidRequestError(RequestError):
+    """A field of the request is missing, malformed or does not fit the model.
+
+    Args:
+        field: Path of the field as JSON has it, for example ``inputs[0].shape``; empty for the
+            whole body.
+        expected: What the field should be, for example ``sizes of 0 or more``.
+        found: What it is, for example ``-1``.
+        model: Name of the model asked for; empty where the raiser doesn't know it (the core adds it
+            to what a runtime raises).
+    """
+
+    fault = Fault.INVALID
+
+    def __init__(self, field: str, *, expected: str, found: str, model: str = "") -> None:
+        self.field = field
+        self.expected = expected
+        self.found = found
+        self.model = model
+        where = ": ".join(part for part in (f"model '{model}'" if model else "", field) if part)
+        super().__init__(f"{where or 'request'}: expected {expected}, found {found}")
+
+    def for_model(self, model: str) -> InvalidRequestError:
+        """Tell the same facts with the name of the model."""
+        return InvalidRequestError(
+            self.field, expected=self.expected, found=self.found, model=model
+        )
+
+
+class ModelNotFoundError(RequestError):
+    """No such model, or no such version of it.
+
+    Args:
+        name: The name asked for.
+        version: The version asked for; empty when none was.
+        close: Names (or versions, when the name exists) that are served and look alike.
+    """
+
+    fault = Fault.NOT_FOUND
+
+    def __init__(self, name: str, version: str = "", *, close: Sequence[str] = ()) -> None:
+        self.name = name
+        self.version = version
+        self.close = tuple(close)
+        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        hint = f"; did you mean {' or '.join(repr(each) for each in close)}" if close else ""
+        super().__init__(f"{what} is not served here{hint}")
+
+
+class PayloadTooLargeError(RequestError):
+    """The request's body is over the limit.
+
+    Args:
+        limit_bytes: The limit that is in force.
+        size_bytes: The size announced or read so far; None when only "more" is known.
+    """
+
+    fault = Fault.TOO_LARGE
+
+    def __init__(self, limit_bytes: int, size_bytes: int | None = None) -> None:
+        self.limit_bytes = limit_bytes
+        self.size_bytes = size_bytes
+        found = "more" if size_bytes is None else f"{size_bytes} bytes"
+        super().__init__(
+            f"body: expected at most {limit_bytes} bytes, found {found}; "
+            "the operator's setting is 'max_body_bytes'"
+        )
+
+
+class CapacityError(JackfieldError):
+    """The same request may succeed later.
+
+    `retry_after_s` is what the caller is told to wait, in seconds.
+    """
+
+    fault = Fault.OVERLOADED
+    retry_after_s: float = 1.0
+
+
+class ModelNotReadyError(CapacityError):
+    """The model is known, and can't answer now.
+
+    Args:
+        name: The model asked for.
+        version: The version asked for; empty when none was.
+        reason: Why, for example ``loading`` or the text of the load failure.
+    """
+
+    fault = Fault.NOT_READY
+
+    def __init__(self, name: str, version: str = "", *, reason: str) -> None:
+        self.name = name
+        self.version = version
+        self.reason = reason
+        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        super().__init__(f"{what} is not ready: {reason}")
+
+
+class OverloadedError(CapacityError):
+    """The model has as many requests as it may hold.
+
+    Args:
+        name: The model asked for.
+        limit: How many requests it holds at most, waiting and running.
+    """
+
+    fault = Fault.OVERLOADED
+
+    def __init__(self, name: str, *, limit: int) -> None:
+        self.name = name
+        self.limit = limit
+        super().__init__(f"model '{name}' is overloaded: {limit} requests are waiting already")
+
+
+class DeadlineError(CapacityError):
+    """The time that the caller gave is over.
+
+    Args:
+        name: The model asked for.
+        timeout_s: The time given, in seconds.
+    """
+
+    fault = Fault.DEADLINE
+
+    def __init__(self, name: str, *, timeout_s: float) -> None:
+        self.name = name
+        self.timeout_s = timeout_s
+        super().__init__(f"model '{name}' did not answer within {timeout_s:g} s")
+
+
+class RuntimeFailedError(JackfieldError):
+    """A runtime raised something that is not a `JackfieldError`.
+
+    The cause is chained for the log; callers see the model's name only, since a framework's text
+    may tell what they must not know.
+
+    Args:
+        name: The model that failed.
+        version: Its version; empty for an un-versioned model.
+    """
+
+    fault = Fault.FAILED
+
+    def __init__(self, name: str, version: str = "") -> None:
+        self.name = name
+        self.version = version
+        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        super().__init__(f"{what} failed on this request; the server's log tells why")
+
+
+class StartupError(JackfieldError):
+    """Something that the operator must change."""
+
+
+class SettingsError(StartupError):
+    """A setting is unknown, has the wrong form or contradicts another.
+
+    Args:
+        source: Where it was read: a file, an environment variable, an option.
+        problem: What is wrong, and what was expected.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        super().__init__(f"{source}: {problem}")
+
+
+class PluginError(StartupError):
+    """A plugin can't be imported, or breaks the contract.
+
+    Args:
+        distribution: The distribution that brings it.
+        version: The distribution's version.
+        problem: What is wrong.
+    """
+
+    def __init__(self, distribution: str, version: str, problem: str) -> None:
+        self.distribution = distribution
+        self.version = version
+        self.problem = problem
+        super().__init__(f"plugin '{distribution}' {version}: {problem}")
+
+
+class ModelLoadError(StartupError):
+    """A model can't be served as it lies there.
+
+    Args:
+        problem: What is wrong and what to do, without the model's name (the core adds it).
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)

@@ -1,0 +1,134 @@
+"""What a runtime author writes: a class, and the record that describes it.
+
+Used by plugins and by the core; imports no framework and no NumPy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import msgspec
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from jackfield.messages import InferRequest, InferResponse, ModelMetadata
+    from jackfield.settings import ModelSettings
+
+__all__ = ["ArtifactFormat", "Capabilities", "ModelContext", "Runtime", "RuntimeSpec"]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What the core may do with a runtime; `jackfield.testing.RuntimeContract` proves each."""
+
+    #: Rows (the first dimension) are independent: requests may be merged and responses split.
+    row_wise: bool = False
+    #: `infer` may run in several threads at once.
+    thread_safe: bool = False
+    #: The GIL is released while the framework computes: threads bring speed.
+    releases_gil: bool = False
+    #: A request changes what later ones get (a detector with memory).
+    stateful: bool = False
+
+
+class ArtifactFormat(msgspec.Struct, frozen=True):
+    """A form in which a framework saves a model, known by the file's name."""
+
+    #: Glob pattern on the file name, for example ``*.joblib``.
+    pattern: str
+    #: Reading it can run code that it carries (pickle): the operator's consent is needed.
+    executes_code: bool = False
+
+
+class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Describe a runtime without importing its framework.
+
+    Example:
+        ```python
+        RuntimeSpec(
+            name="onnx",
+            runtime="jackfield_onnx._runtime:OnnxRuntime",
+            artifacts=(ArtifactFormat("*.onnx"),),
+            capabilities=Capabilities(row_wise=True, thread_safe=True, releases_gil=True),
+            frameworks=("onnxruntime",),
+        )
+        ```
+    """
+
+    #: What `implementation` in ``model-settings.json`` says; unique among the installed plugins.
+    name: str
+    #: ``module:Class``, imported when a model needs it. The class is called with a `ModelContext`.
+    runtime: str
+    #: Formats that it reads; in a folder with several artifacts the first match wins.
+    artifacts: tuple[ArtifactFormat, ...] = ()
+    #: Other names of the same runtime: MLServer's class names.
+    aliases: tuple[str, ...] = ()
+    capabilities: Capabilities = Capabilities()
+    #: Struct of the runtime's own settings, decoded from `parameters.extra`; None takes none.
+    options: type[msgspec.Struct] | None = None
+    #: Distributions of the framework, listed with their versions by ``jackfield plugins``.
+    frameworks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContext:
+    """What a runtime is constructed with."""
+
+    name: str
+    #: Empty for an un-versioned model.
+    version: str
+    #: The file or folder to load. None if the model has none; then the runtime needs none.
+    artifact: Path | None
+    settings: ModelSettings
+    #: The runtime's own settings: the Struct that its spec names, else None.
+    options: msgspec.Struct | None
+    #: Carries the model's name and version.
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """One model in memory. Inherit nothing: have these methods.
+
+    The core constructs it with a `ModelContext`, calls `load` once, then `metadata` once, then
+    `infer` any number of times, then `close` once, when no `infer` runs any more. `load`,
+    `metadata` and `close` run in a thread. A plain `infer` runs in a thread too; a coroutine
+    function runs on the event loop, and must not block it.
+    """
+
+    def load(self) -> None:
+        """Read the artifact; return when the model can serve.
+
+        Raises:
+            ModelLoadError: It can't be served, with what the operator should do. Anything else
+                that is raised is reported with its type and text.
+        """
+
+    def metadata(self) -> ModelMetadata:
+        """Say what the model takes and gives, derived from the model where it knows.
+
+        Returns:
+            Platform, inputs, outputs and parameters; tensors that the operator declares in the
+            settings replace those given here.
+        """
+
+    def infer(self, request: InferRequest) -> InferResponse | Awaitable[InferResponse]:
+        """Compute the outputs that the request asks for, or the default ones.
+
+        Args:
+            request: The core has checked that the requested outputs are in the metadata (where it
+                has any).
+
+        Returns:
+            The outputs, in the order asked for.
+
+        Raises:
+            InvalidRequestError: The request doesn't fit the model: the caller gets the text.
+                Anything else that is raised is logged, and the caller learns only that it failed.
+        """
+
+    def close(self) -> None:
+        """Free what `load` took."""

@@ -1,0 +1,434 @@
+"""ServerSettings and ModelSettings: every setting, its default, and where it may come from.
+
+The Structs are the one table that the CLI's help, ``docs/settings.md`` and the tests read.
+Precedence: option > environment (``JACKFIELD_*``, then ``MLSERVER_*``) > file > default. The files
+have MLServer's names and form; ours is a superset. An unknown key is an error where the file or
+variable is ours, and a warning where it is MLServer's and must keep working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from jackfield._validation import explain
+from jackfield.errors import SettingsError
+from jackfield.messages import TensorMetadata
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ModelParameters", "ModelSettings", "ServerSettings"]
+
+#: Name of the file that holds a server's settings, as MLServer has it.
+SERVER_FILE = "settings.json"
+#: Name of the file that holds a model's settings, as MLServer has it.
+MODEL_FILE = "model-settings.json"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one server."""
+
+    host: Annotated[
+        str,
+        Meta(
+            description="Address to listen on. A folder that brings a settings.json without it "
+            "keeps MLServer's default, 0.0.0.0."
+        ),
+    ] = "127.0.0.1"
+    http_port: Annotated[Port, Meta(description="Port of the REST API; 0 takes a free one.")] = 8080
+    grpc_port: Annotated[Port, Meta(description="Port of the gRPC API; 0 takes a free one.")] = 8081
+    metrics_port: Annotated[
+        Port, Meta(description="Port of the Prometheus metrics; 0 takes a free one.")
+    ] = 8082
+    metrics_endpoint: Annotated[
+        str, Meta(description="Path of the metrics; empty switches the metrics server off.")
+    ] = "/metrics"
+    http_server: Annotated[
+        Literal["auto", "uvicorn", "hypercorn"],
+        Meta(description="Who runs the REST API: uvicorn (HTTP/1.1, auto) or hypercorn (HTTP/2)."),
+    ] = "auto"
+    workers: Annotated[
+        int, Meta(ge=1, description="Server processes on the same ports; only 1 for now.")
+    ] = 1
+    root_path: Annotated[
+        str, Meta(description="Path that a proxy in front strips, for example /ml.")
+    ] = ""
+    server_name: Annotated[str, Meta(description="Name in the server's metadata.")] = "jackfield"
+    max_body_bytes: Annotated[
+        int, Meta(ge=1, description="Largest body of an HTTP request, in bytes; 413 above.")
+    ] = 64 * 1024 * 1024
+    max_grpc_message_bytes: Annotated[
+        int, Meta(ge=1, le=2**31 - 1, description="Largest gRPC message, in bytes.")
+    ] = 64 * 1024 * 1024
+    drain_timeout_s: Annotated[
+        float,
+        Meta(ge=0, description="Longest wait for requests in flight when stopping, in seconds."),
+    ] = 30.0
+    load_models_at_startup: Annotated[
+        bool, Meta(description="Load every model at start; false starts with none loaded.")
+    ] = True
+    strict: Annotated[
+        bool, Meta(description="A model that can't be loaded at start stops the server.")
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"],
+        Meta(description="Form of the log: text, or one JSON object a line; auto is text."),
+    ] = "auto"
+
+
+class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a model's settings that MLServer keeps under `parameters`."""
+
+    uri: Annotated[
+        str,
+        Meta(
+            description="The artifact, a file or folder, relative to the settings file; "
+            "the folder of the settings file by default."
+        ),
+    ] = ""
+    version: Annotated[str, Meta(description="The model's version; empty for none.")] = ""
+    sha256: Annotated[
+        str,
+        Meta(
+            pattern="^([0-9a-fA-F]{64})?$",
+            description="SHA-256 of the artifact file, checked before a byte is deserialised.",
+        ),
+    ] = ""
+    format: Annotated[str, Meta(description="Form of the artifact, for runtimes that ask.")] = ""
+    content_type: Annotated[
+        str, Meta(description="Content type of requests that name none, for runtimes that ask.")
+    ] = ""
+    environment_path: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
+    environment_tarball: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
+    inference_pool_gid: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
+    autogenerate_inference_pool_gid: Annotated[
+        bool, Meta(description="MLServer's; has no effect yet.")
+    ] = False
+    extra: Annotated[
+        dict[str, Any], Meta(description="The runtime's own settings; see the runtime's page.")
+    ] = {}
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one model version."""
+
+    name: Annotated[str, Meta(description="The model's name; the folder's by default.")] = ""
+    implementation: Annotated[
+        str,
+        Meta(
+            description="The runtime: a plugin's name for it (sklearn), MLServer's class name "
+            "(mlserver_sklearn.SKLearnModel) or a class beside the settings file "
+            "(my_module.MyRuntime). Empty finds it by the artifact."
+        ),
+    ] = ""
+    platform: Annotated[str, Meta(description="Platform in the metadata.")] = ""
+    versions: Annotated[list[str], Meta(description="MLServer's; has no effect.")] = []
+    inputs: Annotated[
+        list[TensorMetadata],
+        Meta(description="Inputs in the metadata, instead of what the runtime derives."),
+    ] = []
+    outputs: Annotated[
+        list[TensorMetadata],
+        Meta(description="Outputs in the metadata, instead of what the runtime derives."),
+    ] = []
+    scheduler: Annotated[
+        Literal["auto", "direct", "thread"],
+        Meta(
+            description="Where infer runs: on the event loop (direct) or in a thread. auto: "
+            "coroutines on the loop, all else in a thread."
+        ),
+    ] = "auto"
+    max_queue: Annotated[
+        int, Meta(ge=1, description="Most requests held, waiting and running; 429 above.")
+    ] = 1000
+    max_batch_size: Annotated[
+        int, Meta(ge=0, description="Largest batch, in requests; has no effect yet.")
+    ] = 0
+    max_batch_time: Annotated[
+        float, Meta(ge=0, description="Longest wait for company, in seconds; has no effect yet.")
+    ] = 0.0
+    cache_enabled: Annotated[bool, Meta(description="MLServer's; has no effect yet.")] = False
+    parallel_workers: Annotated[
+        int | None, Meta(description="MLServer's, deprecated there; has no effect.")
+    ] = None
+    warm_workers: Annotated[
+        bool, Meta(description="MLServer's, deprecated there; has no effect.")
+    ] = False
+    parameters: Annotated[
+        ModelParameters, Meta(description="Artifact, version and the runtime's own settings.")
+    ] = ModelParameters()
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Server settings with their origin."""
+
+    settings: ServerSettings
+    #: Field -> where its value was read; fields at their default are missing.
+    sources: Mapping[str, str]
+    #: What the operator should know, a sentence each.
+    warnings: Sequence[str]
+
+
+# MLServer's server settings that are not ours by the same name: the field that stands for it and
+# how its value converts, or a sentence that says why it has no effect.
+_NO_CACHE = "responses are not cached yet"
+_NO_KAFKA = "Kafka is not served yet"
+_MLSERVER: dict[str, tuple[str, Callable[[Any], Any]] | str] = {
+    "debug": ("log_level", lambda value: "debug" if _as(bool, value) else "info"),
+    "use_structured_logging": ("log_format", lambda value: "json" if _as(bool, value) else "text"),
+    "grpc_max_message_length": ("max_grpc_message_bytes", lambda value: value),
+    "parallel_workers": "requests are served in this process, no worker copies them",
+    "parallel_workers_timeout": "there are no worker processes",
+    "environments_dir": "models with an environment of their own are not served yet",
+    "model_repository_root": "the paths given on the command line are served",
+    "model_repository_implementation": "the repository can't be replaced yet",
+    "model_repository_implementation_args": "the repository can't be replaced yet",
+    "server_version": "the server's metadata tells the installed version",
+    "extensions": "the server's metadata lists what it serves",
+    "cors_settings": "CORS is not served yet",
+    "metrics_rest_server_prefix": "the metrics have one set of names",
+    "metrics_dir": "the metrics need no folder",
+    "logging_settings": "logging is set by log_level and log_format",
+    "kafka_enabled": _NO_KAFKA,
+    "kafka_servers": _NO_KAFKA,
+    "kafka_topic_input": _NO_KAFKA,
+    "kafka_topic_output": _NO_KAFKA,
+    "tracing_server": "traces are not exported yet",
+    "cache_enabled": _NO_CACHE,
+    "cache_size": _NO_CACHE,
+    "gzip_enabled": "bodies are not compressed yet",
+    "models_dir": "the paths given on the command line are served",
+    "env_tarball": "models with an environment of their own are not served yet",
+}
+
+T = TypeVar("T")
+
+
+def _as(kind: type[T], value: object) -> T:
+    return msgspec.convert(value, kind, strict=False)
+
+
+def fields(settings: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Get the fields of a settings Struct, by name."""
+    return {field.name: field for field in msgspec.structs.fields(settings)}
+
+
+def description(field: msgspec.structs.FieldInfo) -> str:
+    """Get the help text of a field."""
+    for meta in getattr(field.type, "__metadata__", ()):
+        if isinstance(meta, Meta) and meta.description:
+            return meta.description
+    return ""
+
+
+def default(field: msgspec.structs.FieldInfo) -> object:
+    """Get the default of a field."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
+def resolve_server_settings(
+    folders: Sequence[Path],
+    *,
+    environ: Mapping[str, str],
+    options: Mapping[str, object],
+) -> Resolved:
+    """Read the server's settings from all their sources.
+
+    Args:
+        folders: Folders served; at most one of them may bring a ``settings.json``.
+        environ: Environment variables.
+        options: What was given on the command line, by field name; strongest.
+
+    Returns:
+        The settings, their origin, and warnings about MLServer's settings without effect.
+
+    Raises:
+        SettingsError: A key of ours is unknown, a value has the wrong form, or two folders bring
+            settings.
+    """
+    files = [path for folder in folders if (path := folder / SERVER_FILE).is_file()]
+    if len(files) > 1:
+        raise SettingsError(str(files[1]), f"'{files[0]}' is there too; one may set the server")
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    warnings: list[str] = []
+    known = fields(ServerSettings)
+    for name, value, source, is_ours in _given(files, environ, options):
+        entry = None if is_ours else _MLSERVER.get(name)
+        if isinstance(entry, str):
+            warnings.append(f"{source}: '{name}' has no effect: {entry}")
+            continue
+        field, convert = entry or (name, None)
+        if field not in known:
+            problem = _unknown(field, [*known, *([] if is_ours else _MLSERVER)])
+            if is_ours:
+                raise SettingsError(source, problem)
+            warnings.append(f"{source}: {problem}; it is ignored")
+            continue
+        given = convert(value) if convert else value
+        values[field] = _convert(given, known[field].type, source=source, path=name)
+        sources[field] = source
+    return Resolved(ServerSettings(**values), sources, warnings)
+
+
+def _given(
+    files: Sequence[Path], environ: Mapping[str, str], options: Mapping[str, object]
+) -> Iterator[tuple[str, object, str, bool]]:
+    """Yield each setting given, weakest source first: name, value, source, is the source ours."""
+    for path in files:
+        # MLServer's default, kept where its file is
+        yield "host", "0.0.0.0", f"MLServer's default, since {path} is there", False
+        for name, value in read_json(path).items():
+            if value is not None:
+                yield name, value, str(path), False
+    for prefix, is_ours in (("MLSERVER_", False), ("JACKFIELD_", True)):
+        for variable, text in sorted(environ.items()):
+            name = variable.upper().removeprefix(prefix).lower()
+            if variable.upper().startswith(prefix) and not name.startswith(_OTHER_VARIABLES):
+                yield name, text, f"environment variable {variable}", is_ours
+    for option, value in options.items():
+        yield option, value, f"option --{option.replace('_', '-')}", True
+
+
+#: Variables with our prefix that set something other than the server.
+_OTHER_VARIABLES = ("model_", "plugins", "infer_")
+
+
+def read_model_settings(
+    path: Path | None, *, environ: Mapping[str, str]
+) -> tuple[ModelSettings, list[str]]:
+    """Read one model's settings.
+
+    Args:
+        path: The ``model-settings.json``; None for a model that has the environment only.
+        environ: Variables (``JACKFIELD_MODEL_*``, then ``MLSERVER_MODEL_*``) that fill in what the
+            file leaves out; empty where several models would share them.
+
+    Returns:
+        The settings, and warnings.
+
+    Raises:
+        SettingsError: The file is not JSON, a value has the wrong form, or a key is unknown and
+            the file is ours (its `implementation` is missing or a plugin's name).
+    """
+    raw = {} if path is None else read_json(path)
+    source = "environment" if path is None else str(path)
+    for prefix in ("JACKFIELD_MODEL_", "MLSERVER_MODEL_"):
+        for variable, text in environ.items():
+            if variable.upper().startswith(prefix):
+                _fill(raw, variable.upper().removeprefix(prefix).lower(), text)
+    warnings: list[str] = []
+    is_ours = "." not in str(raw.get("implementation", ""))
+    extra = _take_unknown(raw, ModelSettings, source=source, is_ours=is_ours, warnings=warnings)
+    if extra:
+        warnings.append(f"{source}: they are ignored")
+    parameters = raw.get("parameters")
+    if isinstance(parameters, dict):
+        unknown = _take_unknown(
+            parameters,
+            ModelParameters,
+            source=source,
+            is_ours=is_ours,
+            warnings=warnings,
+            prefix="parameters.",
+        )
+        if unknown:
+            parameters["extra"] = {**unknown, **(parameters.get("extra") or {})}
+            warnings.append(f"{source}: kept in 'parameters.extra': {', '.join(sorted(unknown))}")
+        raw["parameters"] = {key: value for key, value in parameters.items() if value is not None}
+    raw = {key: value for key, value in raw.items() if value is not None}
+    return _convert(raw, ModelSettings, source=source), warnings
+
+
+def _fill(raw: dict[str, Any], name: str, text: str) -> None:
+    """Put a variable's value where the file has none."""
+    in_parameters = name in fields(ModelParameters)
+    if not in_parameters and name not in fields(ModelSettings):
+        return
+    target = raw.setdefault("parameters", {}) if in_parameters else raw
+    if isinstance(target, dict) and target.get(name) is None:
+        field = fields(ModelParameters if in_parameters else ModelSettings)[name]
+        target[name] = _convert(text, field.type, source=f"environment variable for '{name}'")
+
+
+def decode_options(
+    extra: Mapping[str, object], options: type[T], *, source: str, is_ours: bool
+) -> tuple[T, list[str]]:
+    """Decode a runtime's own settings into its Struct.
+
+    Returns:
+        The Struct, and a warning for each unknown key where the settings are MLServer's.
+
+    Raises:
+        SettingsError: A value has the wrong form, or a key is unknown and the settings are ours.
+    """
+    raw = dict(extra)
+    warnings: list[str] = []
+    _take_unknown(
+        raw, options, source=source, is_ours=is_ours, warnings=warnings, prefix="parameters.extra."
+    )
+    return _convert(raw, options, source=source, path="parameters.extra"), warnings
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a settings file.
+
+    Raises:
+        SettingsError: It can't be read, or is not a JSON object.
+    """
+    try:
+        raw = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise SettingsError(str(path), f"not readable as JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise SettingsError(str(path), f"expected a JSON object, found {type(raw).__name__}")
+    return raw
+
+
+def _take_unknown(
+    raw: dict[str, Any],
+    settings: type[Any],
+    *,
+    source: str,
+    is_ours: bool,
+    warnings: list[str],
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Move the unknown keys out of `raw`, or refuse them where the file is ours."""
+    known = fields(settings)
+    unknown = {key: raw.pop(key) for key in list(raw) if key not in known}
+    for key in unknown:
+        problem = _unknown(key, list(known), prefix=prefix)
+        if is_ours:
+            raise SettingsError(source, problem)
+        warnings.append(f"{source}: {problem}")
+    return unknown
+
+
+def _unknown(name: str, known: Sequence[str], *, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{prefix}{close[0]}'" if close else ""
+    return f"unknown setting '{prefix}{name}'{hint}"
+
+
+def _convert(value: object, kind: type[T], *, source: str, path: str = "") -> T:
+    """Convert a raw value; text is parsed, as an environment variable needs."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        where, expected, found = explain(error)
+        field = ".".join(part for part in (path, where) if part)
+        problem = f"{field + ': ' if field else ''}expected {expected}, found {found}"
+        raise SettingsError(source, problem) from error
