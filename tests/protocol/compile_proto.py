@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "core" / "src" / "jackfield" / "_grpc"
+PACKAGE = Path(__file__).parents[2] / "core" / "src" / "jackfield" / "_wire"
 
 
 def compile_proto(target: Path) -> None:

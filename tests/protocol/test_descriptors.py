@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from jackfield._grpc import _messages
+from jackfield._wire import descriptors
 
 SOURCE = Path(__file__).parents[2] / "core" / "src"
 
@@ -54,9 +54,10 @@ def run_python(python: str, script: str, *arguments: str, stdin: str = "") -> st
 
 @dataclass(frozen=True)
 class Client:
-    """A client's package, its generated modules, and where it knowingly differs from us."""
+    """A client: what its users import, its generated modules, and where it differs from us."""
 
     package: str
+    front_door: str
     messages: str
     further_messages: tuple[str, ...] = ()
     differences: frozenset[tuple[str, int | str]] = frozenset()
@@ -72,10 +73,12 @@ class Client:
 
 TRITON = Client(
     "tritonclient",
+    "tritonclient.grpc",  # the package alone imports no gRPC
     "tritonclient.grpc.service_pb2",
     further_messages=("tritonclient.grpc.model_config_pb2",),
 )
 KSERVE = Client(
+    "kserve",
     "kserve",
     "kserve.protocol.grpc.grpc_predict_v2_pb2",
     # KServe has no repository name, and its responses repeat the model's. Its own client calls
@@ -92,6 +95,7 @@ KSERVE = Client(
     ),
 )
 MLSERVER = Client(
+    "mlserver",
     "mlserver",
     "mlserver.grpc.dataplane_pb2",
     # MLServer streams bare ModelInferResponse messages.
@@ -133,7 +137,7 @@ for module in sys.argv[1:]:
 
 @functools.cache
 def our_facts() -> Facts:
-    return file_facts(_messages.POOL.FindFileByName("jackfield/open_inference.proto").serialized_pb)
+    return file_facts(descriptors.POOL.FindFileByName("jackfield/open_inference.proto").serialized_pb)
 
 
 def file_facts(serialized: bytes) -> Facts:
@@ -188,7 +192,7 @@ def test_the_shipped_descriptors_are_what_the_proto_compiles_to(tmp_path):
     script = Path(__file__).with_name("compile_proto.py")
     subprocess.run([sys.executable, str(script), str(compiled)], check=True)
 
-    shipped = SOURCE / "jackfield" / "_grpc" / "open_inference.binpb"
+    shipped = SOURCE / "jackfield" / "_wire" / "open_inference.binpb"
     assert shipped.read_bytes() == compiled.read_bytes(), f"run {script.name}"
 
 
@@ -217,6 +221,8 @@ def test_beyond_triton_we_have_only_the_metadata_parameters_of_mlserver(triton):
 
 # ---- One process --------------------------------------------------------------------------------
 
+OURS = "jackfield._wire.descriptors"
+
 BOTH = """
 import importlib, sys
 loaded = [importlib.import_module(module) for module in sys.argv[1:]]
@@ -229,18 +235,11 @@ assert (received.model_name, list(received.raw_input_contents)) == ("iris", [b"1
 
 
 def test_a_client_can_be_imported_before_us(client):
-    run_python(client.python, BOTH, client.messages, client.package, "jackfield._grpc._messages")
+    run_python(client.python, BOTH, client.messages, client.front_door, OURS)
 
 
 def test_a_client_can_be_imported_after_us(client):
-    run_python(client.python, BOTH, "jackfield._grpc._messages", client.package, client.messages)
-
-
-def test_triton_clients_front_door_can_be_imported_on_either_side_of_us(triton):
-    # The package alone imports no gRPC: its descriptors come with `tritonclient.grpc`.
-    for order in (["tritonclient.grpc", "jackfield._grpc._messages"],) * 2:
-        order.reverse()
-        run_python(triton.python, f"import {', '.join(order)}")
+    run_python(client.python, BOTH, OURS, client.front_door, client.messages)
 
 
 # ---- The wire -----------------------------------------------------------------------------------
@@ -256,8 +255,8 @@ print(json.dumps([fields, received.SerializeToString(deterministic=True).hex()])
 
 
 def infer_request() -> Any:
-    request = _messages.ModelInferRequest(model_name="iris", model_version="2", id="a-1")
-    parameters = {
+    request = descriptors.ModelInferRequest(model_name="iris", model_version="2", id="a-1")
+    parameters: dict[str, dict[str, Any]] = {
         "bool": {"bool_param": True},
         "false": {"bool_param": False},  # a set member of a oneof goes on the wire at any value
         "int64": {"int64_param": -(2**63)},
@@ -269,9 +268,9 @@ def infer_request() -> Any:
     output = request.outputs.add(name="label")
     for owner in (request, raw, output):
         for name, choice in parameters.items():
-            owner.parameters[name].CopyFrom(_messages.InferParameter(**choice))
+            owner.parameters[name].CopyFrom(descriptors.InferParameter(**choice))
     request.inputs.add(name="typed", datatype="INT64", shape=[3]).contents.CopyFrom(
-        _messages.InferTensorContents(
+        descriptors.InferTensorContents(
             bool_contents=[True, False],
             int_contents=[-(2**31)],
             int64_contents=[-(2**63)],
@@ -287,7 +286,7 @@ def infer_request() -> Any:
 
 
 def infer_response() -> Any:
-    response = _messages.ModelInferResponse(model_name="iris", model_version="2", id="a-1")
+    response = descriptors.ModelInferResponse(model_name="iris", model_version="2", id="a-1")
     output = response.outputs.add(name="label", datatype="BYTES", shape=[1])
     output.parameters["content_type"].string_param = "str"
     response.parameters["triton_final_response"].bool_param = True
@@ -296,7 +295,7 @@ def infer_response() -> Any:
 
 
 def load_request() -> Any:
-    request = _messages.RepositoryModelLoadRequest(model_name="iris")
+    request = descriptors.RepositoryModelLoadRequest(model_name="iris")
     request.parameters["config"].string_param = "{}"
     request.parameters["file:1/model.onnx"].bytes_param = b"\x00\xff"
     request.parameters["unload_dependents"].bool_param = True
@@ -305,11 +304,11 @@ def load_request() -> Any:
 
 
 def config_response() -> Any:
-    config = _messages.ModelConfig(name="iris", max_batch_size=8, backend="sklearn")
+    config = descriptors.ModelConfig(name="iris", max_batch_size=8, backend="sklearn")
     config.input.add(name="x", data_type="TYPE_FP32", dims=[4])
     config.dynamic_batching.max_queue_delay_microseconds = 500
     config.parameters["content_type"].string_value = "np"
-    return _messages.ModelConfigResponse(config=config)
+    return descriptors.ModelConfigResponse(config=config)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +316,7 @@ def config_response() -> Any:
     [
         infer_request(),
         infer_response(),
-        _messages.ModelStreamInferResponse(error_message="no", infer_response=infer_response()),
+        descriptors.ModelStreamInferResponse(error_message="no", infer_response=infer_response()),
         load_request(),
         config_response(),
     ],
@@ -339,35 +338,35 @@ def test_triton_client_reads_our_messages_and_we_read_its(triton, message):
 
 
 def test_every_method_is_listed_with_its_classes_and_only_one_streams():
-    assert _messages.METHODS["ModelInfer"] == (
-        _messages.ModelInferRequest,
-        _messages.ModelInferResponse,
+    assert descriptors.METHODS["ModelInfer"] == (
+        descriptors.ModelInferRequest,
+        descriptors.ModelInferResponse,
         False,
         False,
     )
     streaming = {
         name
-        for name, method in _messages.METHODS.items()
+        for name, method in descriptors.METHODS.items()
         if method.client_streaming or method.server_streaming
     }
     assert streaming == {"ModelStreamInfer"}
-    assert {(_messages.SERVICE, name) for name in _messages.METHODS} == {
-        fact for fact in our_facts() if fact[0] == _messages.SERVICE
+    assert {(descriptors.SERVICE, name) for name in descriptors.METHODS} == {
+        fact for fact in our_facts() if fact[0] == descriptors.SERVICE
     }
 
 
 def test_a_message_class_has_one_identity_wherever_it_is_found():
-    assert _messages.message_class("ModelInferRequest") is _messages.ModelInferRequest
-    nested = _messages.message_class("ModelInferRequest.InferInputTensor")
-    assert nested is _messages.ModelInferRequest.InferInputTensor
+    assert descriptors.message_class("ModelInferRequest") is descriptors.ModelInferRequest
+    nested = descriptors.message_class("ModelInferRequest.InferInputTensor")
+    assert nested is type(descriptors.ModelInferRequest().inputs.add())
     with pytest.raises(KeyError, match="NoSuchMessage"):
-        _messages.message_class("NoSuchMessage")
+        descriptors.message_class("NoSuchMessage")
 
 
 def test_reflection_describes_our_service_health_and_itself():
-    names = [_messages.SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+    names = [descriptors.SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME]
     server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    reflection.enable_server_reflection(names, server, pool=_messages.reflection_pool())
+    reflection.enable_server_reflection(names, server, pool=descriptors.reflection_pool())
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -379,14 +378,14 @@ def test_reflection_describes_our_service_health_and_itself():
     finally:
         server.stop(grace=None).wait()
 
-    assert [method.name for method in found[_messages.SERVICE].methods] == [*_messages.METHODS]
+    assert [method.name for method in found[descriptors.SERVICE].methods] == [*descriptors.METHODS]
     assert found["grpc.health.v1.Health"].FindMethodByName("Check") is not None
 
 
 def test_the_services_that_reflection_adds_are_imported_only_for_it():
     script = """
 import sys
-import jackfield._grpc._messages as messages
+import jackfield._wire.descriptors as messages
 assert not {"grpc_health", "grpc_reflection"} & sys.modules.keys()
 messages.reflection_pool()
 assert {"grpc_health", "grpc_reflection"} <= sys.modules.keys()

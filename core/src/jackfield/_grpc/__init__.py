@@ -1,1 +1,1 @@
-"""The gRPC shell: the Open Inference Protocol's service, and the messages that it speaks."""
+"""The gRPC shell: the servicer, its error table and its server."""

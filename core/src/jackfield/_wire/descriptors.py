@@ -34,7 +34,7 @@ class Method(NamedTuple):
 
 def _load_pool() -> DescriptorPool:
     """Read the shipped descriptors into a new pool."""
-    shipped = files("jackfield._grpc").joinpath("open_inference.binpb").read_bytes()
+    shipped = files("jackfield._wire").joinpath("open_inference.binpb").read_bytes()
     pool = DescriptorPool()
     for file in FileDescriptorSet.FromString(shipped).file:
         pool.AddSerializedFile(file.SerializeToString())
@@ -50,6 +50,9 @@ SERVICE = "inference.GRPCInferenceService"
 
 def message_class(name: str) -> type[ProtoMessage]:
     """Look up a message class by the name it has in the package `inference`.
+
+    This is the way to a nested class as well: protobuf's pure-Python form does not make it an
+    attribute of the outer one.
 
     Args:
         name: Dotted where the message is nested, as in "ModelInferRequest.InferInputTensor".

@@ -1,0 +1,92 @@
+"""``jackfield plugins`` and ``jackfield version``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING
+
+from jackfield import __version__
+from jackfield._cli.environment import allowed_plugins, read_environment
+from jackfield._cli.output import print_json, print_table
+from jackfield._plugins import discover
+
+if TYPE_CHECKING:
+    from jackfield._plugins import Plugin
+    from jackfield.runtime import RuntimeSpec
+
+
+def list_plugins(*, as_json: bool) -> None:
+    """Print each plugin with its version, hooks and runtimes."""
+    found = discover(allowed_plugins(read_environment())).plugins
+    if as_json:
+        print_json([_as_record(plugin) for plugin in found])
+        return
+    rows = []
+    for plugin in found:
+        head = (plugin.name, f"{plugin.distribution} {plugin.version}")
+        rows += [
+            (
+                *head,
+                spec.name,
+                " ".join(each.pattern for each in spec.artifacts),
+                ", ".join(f"{name} {version}" for name, version in _frameworks(spec).items()),
+            )
+            for spec in plugin.runtimes
+        ]
+        if plugin.problem or not plugin.runtimes:
+            rows.append((*head, "-", plugin.problem and f"left out: {plugin.problem}", ""))
+    print_table(("plugin", "distribution", "runtime", "artifacts", "framework"), rows)
+    if not found:
+        print_hint()
+
+
+def print_hint() -> None:
+    """Say how to get a first plugin."""
+    import click
+
+    click.echo('no plugin is installed; try: pip install "jackfield[sklearn]"')
+
+
+def list_versions(*, as_json: bool) -> None:
+    """Print the versions that a bug report needs."""
+    versions = {"jackfield": __version__, "python": platform.python_version()}
+    for plugin in discover(allowed_plugins(read_environment())).plugins:
+        versions[plugin.distribution] = plugin.version
+        for spec in plugin.runtimes:
+            versions |= _frameworks(spec)
+    if as_json:
+        print_json(versions)
+    else:
+        print_table(("distribution", "version"), list(versions.items()))
+
+
+def _frameworks(spec: RuntimeSpec) -> dict[str, str]:
+    found = {}
+    for name in spec.frameworks:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _as_record(plugin: Plugin) -> dict[str, object]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "problem": plugin.problem or None,
+        "hooks": plugin.hooks,
+        "runtimes": [
+            {
+                "name": spec.name,
+                "runtime": spec.runtime,
+                "artifacts": spec.artifacts,
+                "aliases": spec.aliases,
+                "capabilities": spec.capabilities,
+                "frameworks": _frameworks(spec),
+            }
+            for spec in plugin.runtimes
+        ],
+    }

@@ -1,0 +1,1 @@
+"""The REST shell: routes, errors and the servers that run the app."""

@@ -1,0 +1,24 @@
+"""The Prometheus endpoint, an app of its own on its own port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from jackfield._metrics import Metrics
+
+
+def create_metrics_app(metrics: Metrics, path: str) -> Starlette:
+    """Make the app that answers `path` with all metrics in Prometheus' text form."""
+
+    async def expose(request: Request) -> Response:
+        body, content_type = metrics.expose()
+        return Response(body, headers={"content-type": content_type})
+
+    return Starlette(routes=[Route(path, expose)])

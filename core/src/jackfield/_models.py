@@ -1,0 +1,543 @@
+"""What is live: models by name and version, their states, loading, reloading and unloading.
+
+Owned by one server and used on its event loop. Foreign exceptions of a runtime are translated here
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import enum
+import hashlib
+import logging
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from jackfield._code import import_runtime
+from jackfield._scheduling import Scheduler, choose_scheduler
+from jackfield.errors import (
+    InvalidRequestError,
+    JackfieldError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    OverloadedError,
+    RuntimeFailedError,
+)
+from jackfield.messages import InferRequest, InferResponse, ModelMetadata
+from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
+from jackfield.settings import decode_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jackfield._metrics import Metrics, ModelMetrics
+    from jackfield._repository import ModelSource, Repository
+
+logger = logging.getLogger("jackfield")
+
+#: Models that load at the same time; more would only share the disk and the GIL.
+_LOADERS = 4
+
+
+class ModelState(enum.StrEnum):
+    """State of a model version, in the words of the repository extension."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class IndexEntry(msgspec.Struct, frozen=True):
+    """One line of the repository index."""
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str
+
+
+class Model:
+    """One loaded model version: admits requests, runs its scheduler, counts."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        runtime: Runtime,
+        metadata: ModelMetadata,
+        *,
+        scheduler: Scheduler,
+        metrics: ModelMetrics,
+    ) -> None:
+        self.name = source.name
+        self.version = source.version
+        self.metadata = metadata
+        self.runtime_name = source.spec.name if source.spec else ""
+        self.is_stateful = source.spec is not None and source.spec.capabilities.stateful
+        self._runtime = runtime
+        self._scheduler = scheduler
+        self._infer = scheduler.infer
+        self._outputs = frozenset(output.name for output in metadata.outputs)
+        self._max_queue = source.settings.max_queue
+        self._metrics = metrics
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Compute a response.
+
+        Args:
+            request: At least one input; requested outputs are checked against the metadata.
+
+        Returns:
+            The runtime's outputs, with the model's name and version and the request's id.
+
+        Raises:
+            InvalidRequestError: An output is unknown, or the runtime refuses the request.
+            OverloadedError: `max_queue` requests are held already.
+            RuntimeFailedError: The runtime raised; the log tells what.
+        """
+        if request.outputs and self._outputs:
+            self._check_outputs(request)
+        if self._in_flight >= self._max_queue:
+            self._metrics.rejected.inc()
+            raise OverloadedError(self.name, limit=self._max_queue)
+        self._in_flight += 1
+        self._idle.clear()
+        self._metrics.in_progress.inc()
+        started = time.perf_counter()
+        counter = self._metrics.failure
+        try:
+            response = await self._infer(request)
+            outputs, parameters = response.outputs, response.parameters
+            counter = self._metrics.success
+        except InvalidRequestError as error:
+            raise error if error.model else error.for_model(self.name) from error
+        except JackfieldError:
+            raise
+        # the seam where foreign code runs: whatever it raises is logged here and told to nobody
+        except Exception as error:
+            logger.exception("model '%s' %s failed", self.name, self.version)
+            raise RuntimeFailedError(self.name, self.version) from error
+        finally:
+            counter.inc()
+            self._metrics.seconds.observe(time.perf_counter() - started)
+            self._metrics.in_progress.dec()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+        return InferResponse(outputs, parameters, self.name, self.version, request.id)
+
+    def _check_outputs(self, request: InferRequest) -> None:
+        for index, output in enumerate(request.outputs):
+            if output.name not in self._outputs:
+                raise InvalidRequestError(
+                    f"outputs[{index}].name",
+                    expected=f"one of {', '.join(sorted(self._outputs))}",
+                    found=f"'{output.name}'",
+                    model=self.name,
+                )
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Wait for the requests in flight, then free the runtime.
+
+        Args:
+            timeout_s: The longest wait; None waits for all.
+        """
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            logger.warning(
+                "model '%s' %s: %d requests did not end", self.name, self.version, self._in_flight
+            )
+        self._scheduler.close()
+        try:
+            await asyncio.to_thread(self._runtime.close)
+        # foreign code: a runtime that fails to free itself must not keep others from closing
+        except Exception:
+            logger.exception("model '%s' %s failed to close", self.name, self.version)
+
+
+@dataclasses.dataclass
+class _Entry:
+    """A model version that is known, whether it serves or not."""
+
+    source: ModelSource
+    metrics: ModelMetrics
+    state: ModelState = ModelState.LOADING
+    reason: str = ""
+    model: Model | None = None
+
+
+class Models:
+    """All models of one server."""
+
+    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._entries: dict[str, dict[str, _Entry]] = {}
+        # what the request's path reads: one look-up; version "" is the default version
+        self._serving: dict[tuple[str, str], Model] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
+        self._started = False
+        self._closed = False
+
+    # ---- the request's path ----
+
+    def get(self, name: str, version: str = "") -> Model:
+        """Get a model that serves.
+
+        Args:
+            name: Its name.
+            version: Its version; empty gets the un-versioned or else the newest ready one.
+
+        Raises:
+            ModelNotFoundError: There is none; close names are told.
+            ModelNotReadyError: It is loading, unloading or failed to load; the reason is told.
+        """
+        model = self._serving.get((name, version))
+        if model is None:
+            raise self._absent(name, version)
+        return model
+
+    def _absent(self, name: str, version: str) -> JackfieldError:
+        versions = self._entries.get(name)
+        if versions is None:
+            close = difflib.get_close_matches(name, self._entries, n=3)
+            return ModelNotFoundError(name, close=close)
+        if version and version not in versions:
+            return ModelNotFoundError(name, version, close=sorted(filter(None, versions)))
+        entries = [versions[version]] if version else list(versions.values())
+        reasons = {entry.reason or entry.state.lower() for entry in entries}
+        return ModelNotReadyError(name, version, reason="; ".join(sorted(reasons)))
+
+    # ---- what is there ----
+
+    @property
+    def problem(self) -> str:
+        """Why the server is not ready; empty when it is.
+
+        It is ready when everything was tried once and something serves (or nothing was asked for):
+        a model that failed does not keep the others from serving.
+        """
+        entries = [entry for versions in self._entries.values() for entry in versions.values()]
+        if not self._started:
+            return "models are loading"
+        if entries and not self._serving:
+            return "no model is ready"
+        return ""
+
+    def versions(self, name: str) -> list[str]:
+        """List the ready versions of a model, oldest first; un-versioned ones are left out."""
+        entries = self._entries.get(name, {}).values()
+        ready = [entry.source.version for entry in entries if entry.model is not None]
+        return sorted(filter(None, ready), key=version_key)
+
+    def metadata(self, name: str, version: str = "") -> ModelMetadata:
+        """Get a model's metadata; raises as `get` does."""
+        model = self.get(name, version)
+        return msgspec.structs.replace(model.metadata, versions=self.versions(name))
+
+    def state(self, name: str, version: str = "") -> IndexEntry:
+        """Get the state of a model version.
+
+        Raises:
+            ModelNotFoundError: There is none.
+        """
+        model = self._serving.get((name, version))
+        if model is not None:
+            return IndexEntry(name, model.version, ModelState.READY, "")
+        error = self._absent(name, version)
+        if isinstance(error, ModelNotFoundError):
+            raise error
+        return IndexEntry(name, version, ModelState.UNAVAILABLE, str(error))
+
+    async def index(self) -> list[IndexEntry]:
+        """List all model versions, those on disk that were never loaded included."""
+        sources = await self._scan()
+        lines = {
+            (name, version): IndexEntry(name, version, entry.state, entry.reason)
+            for name, versions in self._entries.items()
+            for version, entry in versions.items()
+        }
+        for source in sources:
+            line = IndexEntry(
+                source.name, source.version, ModelState.UNAVAILABLE, source.problem or "not loaded"
+            )
+            lines.setdefault((source.name, source.version), line)
+        return [lines[key] for key in sorted(lines, key=lambda key: (key[0], version_key(key[1])))]
+
+    # ---- loading ----
+
+    async def start(self, *, load: bool = True) -> None:
+        """Load every model; one that fails is UNAVAILABLE with its reason.
+
+        Args:
+            load: False only notes which models there are.
+        """
+        sources = await self._scan()
+        for source in sources:
+            _warn(source)
+            entry = self._note(source)
+            if not load:
+                entry.state, entry.reason = ModelState.UNAVAILABLE, "not loaded"
+        if load:
+            await asyncio.gather(*(self._load(source) for source in sources))
+        self._started = True
+
+    async def load(self, name: str) -> None:
+        """Load a model as it lies on disk now: all its versions, new, changed and old.
+
+        Versions that are gone from the disk are unloaded. A version that serves goes on until its
+        successor is ready, and stays if that fails.
+
+        Raises:
+            ModelNotFoundError: It is not on disk.
+            ModelNotReadyError: A version failed to load; the reason is told.
+        """
+        async with self._lock(name):
+            found = await self._scan()
+            sources = [source for source in found if source.name == name]
+            if not sources:
+                close = difflib.get_close_matches(name, {source.name for source in found}, n=3)
+                raise ModelNotFoundError(name, close=close)
+            for source in sources:
+                _warn(source)
+            problems = await asyncio.gather(*(self._load(source) for source in sources))
+            gone = set(self._entries[name]) - {source.version for source in sources}
+            for version in gone:
+                self._retire(self._entries[name].pop(version), forget=True)
+            self._route(name)
+        if any(problems):
+            reasons = "; ".join(problem for problem in problems if problem)
+            raise ModelNotReadyError(name, reason=reasons)
+
+    async def unload(self, name: str) -> None:
+        """Unload all versions of a model, when their requests in flight are answered.
+
+        Raises:
+            ModelNotFoundError: There is none.
+        """
+        async with self._lock(name):
+            versions = self._entries.get(name)
+            if versions is None:
+                raise self._absent(name, "")
+            models = [entry.model for entry in versions.values() if entry.model]
+            for entry in versions.values():
+                entry.state, entry.reason, entry.model = ModelState.UNLOADING, "", None
+            self._route(name)
+            await asyncio.gather(*(model.close() for model in models))
+            for entry in versions.values():
+                entry.state, entry.reason = ModelState.UNAVAILABLE, "unloaded"
+
+    async def close(self, timeout_s: float) -> None:
+        """Unload everything; requests in flight have `timeout_s` seconds to end."""
+        self._closed = True
+        entries = [entry for versions in self._entries.values() for entry in versions.values()]
+        self._serving.clear()
+        models = [entry.model for entry in entries if entry.model is not None]
+        for entry in entries:
+            entry.state, entry.reason, entry.model = ModelState.UNLOADING, "the server stops", None
+        await asyncio.gather(*(model.close(timeout_s) for model in models))
+        await asyncio.gather(*self._closing)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    def _note(self, source: ModelSource) -> _Entry:
+        """Get the entry of a version, or make one."""
+        versions = self._entries.setdefault(source.name, {})
+        if source.version not in versions:
+            metrics = self._metrics.model(source.name, source.version)
+            versions[source.version] = _Entry(source, metrics)
+        return versions[source.version]
+
+    async def _load(self, source: ModelSource) -> str:
+        """Load one version beside what serves, and swap; returns the problem, empty if none."""
+        entry = self._note(source)
+        if entry.model is None:
+            entry.state, entry.reason = ModelState.LOADING, ""
+        try:
+            model = await self._build(source, entry.metrics)
+        except ModelLoadError as error:
+            logger.error("model '%s' %s: %s", source.name, source.version, error)
+            if entry.model is None:
+                entry.state = ModelState.UNAVAILABLE
+            entry.reason = f"failed to load: {error}"
+            return entry.reason
+        if self._closed:
+            await model.close()
+            return "the server stops"
+        old = dataclasses.replace(entry)
+        entry.source, entry.model = source, model
+        entry.state, entry.reason = ModelState.READY, ""
+        self._route(source.name)
+        self._retire(old)
+        return ""
+
+    async def _build(self, source: ModelSource, metrics: ModelMetrics) -> Model:
+        loop = asyncio.get_running_loop()
+        loaded = await loop.run_in_executor(self._loaders, _load_runtime, source)
+        try:
+            scheduler = choose_scheduler(loaded.runtime, loaded.capabilities, source.settings)
+        except ModelLoadError:
+            await asyncio.to_thread(loaded.runtime.close)
+            raise
+        return Model(source, loaded.runtime, loaded.metadata, scheduler=scheduler, metrics=metrics)
+
+    def _retire(self, entry: _Entry, *, forget: bool = False) -> None:
+        """Let a version that no path reaches answer its requests in flight, then free it."""
+
+        async def close() -> None:
+            if entry.model is not None:
+                await entry.model.close()
+            if forget:
+                entry.metrics.close()
+
+        task = asyncio.ensure_future(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _route(self, name: str) -> None:
+        """Work out anew which version each path of a model goes to."""
+        ready = {
+            version: entry.model
+            for version, entry in self._entries.get(name, {}).items()
+            if entry.model is not None
+        }
+        for key in [key for key in self._serving if key[0] == name]:
+            del self._serving[key]
+        for version, model in ready.items():
+            self._serving[name, version] = model
+        if ready:
+            # an un-versioned model goes before all, as in MLServer
+            newest = "" if "" in ready else max(ready, key=version_key)
+            self._serving[name, ""] = ready[newest]
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _scan(self) -> list[ModelSource]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._loaders, self._repository.scan)
+
+
+def version_key(version: str) -> tuple[object, ...]:
+    """Order versions as numbers: ``v10`` after ``v3``, ``1.0.0-rc1`` before ``1.0.0``.
+
+    Source: Semantic Versioning 2.0, section 11, with missing parts allowed.
+    """
+    release, _, pre = version.removeprefix("v").partition("-")
+    return _tokens(release), not pre, _tokens(pre)
+
+
+def _tokens(text: str) -> tuple[tuple[bool, int, str], ...]:
+    parts = re.findall(r"\d+|[^\d.]+", text)
+    # numbers sort after words: "rc1" < "1"
+    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+
+
+def _warn(source: ModelSource) -> None:
+    for warning in source.warnings:
+        logger.warning("model '%s': %s", source.name, warning)
+
+
+class _Loaded(NamedTuple):
+    runtime: Runtime
+    metadata: ModelMetadata
+    capabilities: Capabilities
+
+
+def _load_runtime(source: ModelSource) -> _Loaded:
+    """Load in a thread; whatever foreign code raises becomes a `ModelLoadError`."""
+    try:
+        return _load_untranslated(source)
+    except JackfieldError as error:
+        raise ModelLoadError(str(error)) from error
+    # the seam where foreign code loads: its exception is logged whole and told in short
+    except Exception as error:
+        logger.exception("model '%s' %s failed to load", source.name, source.version)
+        problem = f"{type(error).__name__}: {error}"
+        raise ModelLoadError(problem) from error
+
+
+def _load_untranslated(source: ModelSource) -> _Loaded:
+    spec, settings = source.spec, source.settings
+    if source.problem or spec is None:
+        raise ModelLoadError(source.problem or "no runtime was found for it")
+    if settings.parameters.sha256:
+        _check_sha256(source.artifact, settings.parameters.sha256)
+    context = ModelContext(
+        name=source.name,
+        version=source.version,
+        artifact=source.artifact,
+        settings=settings,
+        options=_options(source, spec),
+        logger=logging.LoggerAdapter(
+            logging.getLogger("jackfield.model"),
+            {"model": source.name, "version": source.version},
+        ),
+    )
+    # a dotted name is the model's own code, which lies in its folder
+    folder = source.folder if "." in spec.name else None
+    runtime_class = import_runtime(spec.runtime, folder=folder)
+    runtime = runtime_class(context)
+    methods = ("load", "metadata", "infer", "close")
+    if missing := [name for name in methods if not callable(getattr(runtime, name, None))]:
+        problem = f"'{spec.runtime}' is no runtime: it has no {', '.join(missing)}"
+        raise ModelLoadError(problem)
+    runtime.load()
+    try:
+        metadata = _describe(source, runtime.metadata())
+    except BaseException:
+        runtime.close()
+        raise
+    return _Loaded(runtime, metadata, getattr(runtime_class, "capabilities", spec.capabilities))
+
+
+def _options(source: ModelSource, spec: RuntimeSpec) -> msgspec.Struct | None:
+    if spec.options is None:
+        return None
+    options, warnings = decode_options(
+        source.settings.parameters.extra,
+        spec.options,
+        source=str(source.folder),
+        is_ours="." not in source.settings.implementation,
+    )
+    for warning in warnings:
+        logger.warning("model '%s': %s", source.name, warning)
+    return options
+
+
+def _describe(source: ModelSource, derived: object) -> ModelMetadata:
+    """Let the operator's settings go before what the runtime derived."""
+    if not isinstance(derived, ModelMetadata):
+        problem = f"its metadata is {type(derived).__name__}, not ModelMetadata"
+        raise ModelLoadError(problem)
+    settings = source.settings
+    return msgspec.structs.replace(
+        derived,
+        name=source.name,
+        platform=settings.platform or derived.platform,
+        inputs=settings.inputs or derived.inputs,
+        outputs=settings.outputs or derived.outputs,
+    )
+
+
+def _check_sha256(artifact: Path | None, expected: str) -> None:
+    if artifact is None or not artifact.is_file():
+        problem = "parameters.sha256 needs an artifact that is one file"
+        raise ModelLoadError(problem)
+    with artifact.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected.lower():
+        problem = f"the SHA-256 of '{artifact}' is {found}, parameters.sha256 says {expected}"
+        raise ModelLoadError(problem)

@@ -1,0 +1,282 @@
+"""Where models come from: paths -> settings, versions, artifacts and the runtime that fits each.
+
+Reads names and settings files only; no artifact is opened here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from typing import TYPE_CHECKING
+
+from jackfield.errors import ModelLoadError, SettingsError
+from jackfield.runtime import RuntimeSpec
+from jackfield.settings import MODEL_FILE, ModelSettings, read_model_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from jackfield._plugins import Plugins
+
+#: A folder of this name holds a version, as Triton lays repositories out.
+_VERSION_FOLDER = re.compile(r"^v?\d+(\.\d+)*$")
+_URI_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
+#: Suffixes of formats whose plugin may not be installed -> the plugin that reads them.
+_SUFFIXES = {
+    ".joblib": "sklearn",
+    ".pkl": "sklearn",
+    ".pickle": "sklearn",
+    ".ubj": "xgboost",
+    ".bst": "xgboost",
+    ".cbm": "catboost",
+}
+
+
+_NO_SETTINGS = ModelSettings()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model version as it lies on disk; `problem` says why it can't be loaded."""
+
+    name: str
+    version: str
+    folder: Path
+    settings: ModelSettings = _NO_SETTINGS
+    artifact: Path | None = None
+    spec: RuntimeSpec | None = None
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class Repository:
+    """The models under the paths that the operator named.
+
+    Args:
+        paths: Artifact files, and folders of models.
+        plugins: What is installed.
+        name: The name of the one model there, instead of the one that its file gives.
+        environ: Environment variables, for a single model's settings.
+
+    Raises:
+        SettingsError: A path doesn't exist.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        plugins: Plugins,
+        *,
+        name: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        for path in paths:
+            if not path.exists():
+                raise SettingsError(str(path), "there is no such file or folder")
+        self.paths = tuple(path.resolve() for path in paths)
+        self._plugins = plugins
+        self._name = name
+        self._environ = environ or {}
+
+    def scan(self) -> list[ModelSource]:
+        """Find all models, in the order of the paths, then by name and version.
+
+        Raises:
+            SettingsError: A name was given, and there are several models.
+        """
+        found = [source for path in self.paths for source in self._scan(path)]
+        if self._name:
+            if len({source.name for source in found}) > 1:
+                names = ", ".join(sorted({source.name for source in found}))
+                raise SettingsError("option --name", f"several models are there: {names}")
+            found = [dataclasses.replace(source, name=self._name) for source in found]
+        return list(_refuse_doubles(_refuse_bad_name(source) for source in found))
+
+    def _scan(self, path: Path) -> Iterator[ModelSource]:
+        if path.name == MODEL_FILE:
+            yield self._from_settings(path, self._environ)
+        elif path.is_file():
+            yield self._from_artifact(path, name=path.stem, version="")
+        else:
+            files = sorted(_visible(path, path.rglob(MODEL_FILE)))
+            for file in files:
+                yield self._from_settings(file, self._environ if len(files) == 1 else {})
+            if not files:
+                yield from self._from_folder(path)
+
+    def _from_settings(self, file: Path, environ: Mapping[str, str]) -> ModelSource:
+        folder = file.parent
+        name = folder.parent.name if _VERSION_FOLDER.match(folder.name) else folder.name
+        try:
+            settings, warnings = read_model_settings(file, environ=environ)
+        except SettingsError as error:
+            return ModelSource(name=name, version="", folder=folder, problem=str(error))
+        return self._resolve(name, settings, folder, tuple(warnings))
+
+    def _from_folder(self, root: Path) -> Iterator[ModelSource]:
+        """Find artifacts without settings: `a.joblib`, `b/model.joblib`, `c/2/model.ubj`."""
+        patterns = [each.pattern for spec in self._specs() for each in spec.artifacts]
+        by_stem: dict[tuple[Path, str], list[Path]] = {}
+        for file in sorted(_visible(root, root.rglob("*"))):
+            if file.is_file() and _rank(file.name, patterns) is not None:
+                by_stem.setdefault((file.parent, file.stem), []).append(file)
+        for (folder, stem), files in by_stem.items():
+            is_version = folder != root and _VERSION_FOLDER.match(folder.name) is not None
+            home = folder.parent if is_version else folder
+            yield self._from_artifact(
+                min(files, key=lambda file: _rank(file.name, patterns) or 0),
+                name=home.name if stem == "model" else stem,
+                version=folder.name if is_version else "",
+            )
+        if not by_stem and any(name.upper().startswith(_ENVIRONMENT) for name in self._environ):
+            settings, warnings = read_model_settings(None, environ=self._environ)
+            yield self._resolve(root.name, settings, root, tuple(warnings))
+
+    def _from_artifact(self, file: Path, *, name: str, version: str) -> ModelSource:
+        try:
+            spec = self._detect(file)
+        except ModelLoadError as error:
+            return ModelSource(name=name, version=version, folder=file.parent, problem=str(error))
+        return ModelSource(name=name, version=version, folder=file.parent, artifact=file, spec=spec)
+
+    def _resolve(
+        self, name: str, settings: ModelSettings, folder: Path, warnings: tuple[str, ...]
+    ) -> ModelSource:
+        """Find the runtime and the artifact that the settings mean."""
+        source = ModelSource(
+            name=settings.name or name,
+            version=settings.parameters.version,
+            folder=folder,
+            settings=settings,
+            warnings=warnings,
+        )
+        try:
+            place = _place(settings.parameters.uri, folder)
+            spec = self._implementation(settings.implementation, folder)
+            if spec is None:
+                artifact = self._pick(place, self._specs())
+                spec = self._detect(artifact)
+            else:
+                artifact = self._pick(place, [spec]) if spec.artifacts else place
+        except ModelLoadError as error:
+            return dataclasses.replace(source, problem=str(error))
+        return dataclasses.replace(source, artifact=artifact, spec=spec)
+
+    def _implementation(self, implementation: str, folder: Path) -> RuntimeSpec | None:
+        if not implementation:
+            return None
+        if spec := self._plugins.find(implementation):
+            return spec
+        module, _, class_name = implementation.rpartition(".")
+        if not module or not _has_code(folder, module):
+            raise self._plugins.missing(implementation)
+        return RuntimeSpec(name=implementation, runtime=f"{module}:{class_name}")
+
+    def _specs(self) -> list[RuntimeSpec]:
+        return list(self._plugins.runtimes.values())
+
+    def _pick(self, place: Path, specs: Sequence[RuntimeSpec]) -> Path:
+        """Choose the artifact file in a folder: the first pattern with a match wins."""
+        if place.is_file():
+            return place
+        patterns = [each.pattern for spec in specs for each in spec.artifacts]
+        for pattern in patterns:
+            files = sorted(file for file in place.glob(pattern) if file.is_file())
+            if len(files) > 1:
+                names = ", ".join(file.name for file in files)
+                problem = f"several artifacts are in '{place}': {names}; name one in parameters.uri"
+                raise ModelLoadError(problem)
+            if files:
+                return files[0]
+        problem = f"no artifact is in '{place}'; looked for {', '.join(patterns) or 'none'}"
+        raise ModelLoadError(problem)
+
+    def _detect(self, artifact: Path) -> RuntimeSpec:
+        """Find the one runtime that reads files of this name."""
+        specs = [
+            spec
+            for spec in self._specs()
+            if _rank(artifact.name, [each.pattern for each in spec.artifacts]) is not None
+        ]
+        if len(specs) == 1:
+            return specs[0]
+        if specs:
+            names = " or ".join(f"'{spec.name}'" for spec in specs)
+            problem = f"'{artifact.name}' may be for {names}; set implementation to one of them"
+            raise ModelLoadError(problem)
+        plugin = _SUFFIXES.get(artifact.suffix)
+        if plugin and plugin not in self._plugins.runtimes:
+            raise self._plugins.missing(plugin)
+        known = ", ".join(each.pattern for spec in self._specs() for each in spec.artifacts)
+        problem = f"no installed runtime reads '{artifact.name}'; known are: {known or 'none'}"
+        raise ModelLoadError(problem)
+
+
+_ENVIRONMENT = ("JACKFIELD_MODEL_", "MLSERVER_MODEL_")
+
+
+def _rank(name: str, patterns: Sequence[str]) -> int | None:
+    """Tell which pattern matches first."""
+    for rank, pattern in enumerate(patterns):
+        if fnmatch.fnmatch(name, pattern):
+            return rank
+    return None
+
+
+def _visible(root: Path, paths: Iterator[Path]) -> Iterator[Path]:
+    """Leave out what lies in hidden folders, as MLServer does."""
+    for path in paths:
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
+
+
+def _place(uri: str, folder: Path) -> Path:
+    if uri.startswith("file:"):
+        uri = uri.removeprefix("file:").removeprefix("//")
+    elif _URI_SCHEME.match(uri):
+        problem = (
+            f"artifacts can't be fetched from '{uri.partition(':')[0]}:' yet; use a local path"
+        )
+        raise ModelLoadError(problem)
+    place = (folder / uri).resolve()
+    if not place.exists():
+        problem = f"its artifact '{place}' is missing (parameters.uri is '{uri}')"
+        raise ModelLoadError(problem)
+    return place
+
+
+def _has_code(folder: Path, module: str) -> bool:
+    """Tell whether a dotted class path means the model's own code or something installed."""
+    from importlib.util import find_spec
+
+    if folder.joinpath(*module.split(".")).with_suffix(".py").is_file():
+        return True
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _refuse_bad_name(source: ModelSource) -> ModelSource:
+    """Refuse names that no route can carry."""
+    for what, text in (("name", source.name), ("version", source.version)):
+        if "/" in text or (what == "name" and not text):
+            problem = f"the {what} '{text}' can't stand in a URL: it is empty or has a '/'"
+            return dataclasses.replace(source, problem=problem)
+    return source
+
+
+def _refuse_doubles(sources: Iterator[ModelSource]) -> Iterator[ModelSource]:
+    taken: dict[tuple[str, str], ModelSource] = {}
+    for source in sources:
+        key = source.name, source.version
+        if other := taken.get(key):
+            version = f" version '{source.version}'" if source.version else ""
+            problem = f"'{other.folder}' has the model '{source.name}'{version} too; rename one"
+            # the first one keeps its place: it may be serving
+            taken[key] = dataclasses.replace(other, warnings=(*other.warnings, problem))
+            continue
+        taken[key] = source
+    yield from taken.values()

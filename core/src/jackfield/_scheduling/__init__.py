@@ -1,0 +1,48 @@
+"""How requests reach a runtime: one signature, chosen once, when the model loads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+
+from jackfield._scheduling.direct import DirectScheduler
+from jackfield._scheduling.thread import ThreadScheduler
+from jackfield.errors import ModelLoadError
+from jackfield.messages import InferRequest, InferResponse
+
+if TYPE_CHECKING:
+    from jackfield.runtime import Capabilities, Runtime
+    from jackfield.settings import ModelSettings
+
+Infer: TypeAlias = Callable[[InferRequest], Awaitable[InferResponse]]
+
+
+class Scheduler(Protocol):
+    """Runs a runtime's `infer`; owned by one model."""
+
+    @property
+    def infer(self) -> Infer:
+        """What is called for each request."""
+
+    def close(self) -> None:
+        """Free threads; called when no request is in flight."""
+
+
+def choose_scheduler(
+    runtime: Runtime, capabilities: Capabilities, settings: ModelSettings
+) -> Scheduler:
+    """Choose for one model.
+
+    Raises:
+        ModelLoadError: The setting contradicts the runtime.
+    """
+    if inspect.iscoroutinefunction(runtime.infer):
+        if settings.scheduler == "thread":
+            problem = "scheduler 'thread' does not fit: its infer is a coroutine function"
+            raise ModelLoadError(problem)
+        return DirectScheduler(cast("Infer", runtime.infer))
+    infer = cast("Callable[[InferRequest], InferResponse]", runtime.infer)
+    if settings.scheduler == "direct":
+        return DirectScheduler.of_plain(infer)
+    return ThreadScheduler(infer, capabilities)

@@ -1,0 +1,232 @@
+"""Server: put the parts together, start, drain and stop them.
+
+The embedding surface: a `Server` is an ASGI app and an async context manager, with no global state,
+no signal handlers and no logging configuration. `run` adds sockets; the CLI is built on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from jackfield._http.app import create_app
+from jackfield._http.metrics import create_metrics_app
+from jackfield._http.runners import create_runner
+from jackfield._metrics import Metrics
+from jackfield._models import Models, ModelState
+from jackfield._plugins import discover
+from jackfield._repository import Repository
+from jackfield.errors import ModelLoadError, SettingsError
+from jackfield.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from types import TracebackType
+
+    from starlette.types import Receive, Scope, Send
+
+    from jackfield._http.runners import Runner
+    from jackfield._models import IndexEntry, Model
+
+__all__ = ["Server"]
+
+logger = logging.getLogger("jackfield")
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a running server listens; `metrics` is empty when it is switched off."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+class Server:
+    """Serves the models under some paths.
+
+    Args:
+        models: Artifact files and folders of models, as ``jackfield serve`` takes them.
+        settings: Limits, names and, for `run`, addresses; the defaults if None.
+        name: The name of the one model, instead of the one that its file gives.
+        plugins: Names of the plugins to use; None uses all that are installed.
+        environ: Environment variables that fill in a single model's settings; none by default.
+
+    Raises:
+        SettingsError: A path doesn't exist.
+
+    Example:
+        ```python
+        async with Server(["models/iris"]) as server:
+            request = InferRequest([Tensor.from_array("x", [[5.1, 3.5, 1.4, 0.2]])])
+            response = await server.model("iris").infer(request)
+        ```
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str | Path],
+        *,
+        settings: ServerSettings | None = None,
+        name: str = "",
+        plugins: Collection[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings = settings or ServerSettings()
+        self._metrics = Metrics()
+        paths = [Path(path) for path in models]
+        repository = Repository(paths, discover(plugins), name=name, environ=environ)
+        self._models = Models(repository, self._metrics)
+        self._stopping = False
+        self._app = create_app(self._models, self.settings, self._problem)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be an ASGI app: the REST API."""
+        await self._app(scope, receive, send)
+
+    def _problem(self) -> str:
+        return "the server stops" if self._stopping else self._models.problem
+
+    def model(self, name: str, version: str = "") -> Model:
+        """Get a model that serves, to call its `infer` in process.
+
+        Args:
+            name: Its name.
+            version: Its version; empty gets the un-versioned or else the newest ready one.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelNotReadyError: It is loading, unloading or failed to load.
+        """
+        return self._models.get(name, version)
+
+    async def index(self) -> list[IndexEntry]:
+        """List all model versions with their states and reasons."""
+        return await self._models.index()
+
+    async def start(self) -> None:
+        """Load the models. One that fails is unavailable with its reason.
+
+        Raises:
+            ModelLoadError: A model failed, and the setting `strict` is on.
+            SettingsError: A name was given, and there are several models.
+        """
+        await self._models.start(load=self.settings.load_models_at_startup)
+        if self.settings.strict and self.settings.load_models_at_startup:
+            failed = [line for line in await self.index() if line.state is not ModelState.READY]
+            if failed:
+                await self.stop()
+                problem = "; ".join(f"model '{line.name}': {line.reason}" for line in failed)
+                raise ModelLoadError(problem)
+
+    async def stop(self) -> None:
+        """Unload the models; requests in flight have `drain_timeout_s` to end."""
+        self._stopping = True
+        await self._models.close(self.settings.drain_timeout_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def run(
+        self, stopped: asyncio.Event, started: Callable[[Addresses], Awaitable[None]]
+    ) -> None:
+        """Listen on HTTP, gRPC and metrics ports until `stopped` is set, then drain.
+
+        Health answers from the first moment; readiness follows the models. On the way down
+        readiness goes first, then no new connection is taken, then requests in flight end.
+
+        Args:
+            stopped: Set by the caller to end.
+            started: Awaited once, when the models were tried.
+
+        Raises:
+            SettingsError: A port can't be listened on.
+            ModelLoadError: A model failed, and the setting `strict` is on.
+        """
+        from jackfield._grpc.server import GrpcServer
+        from jackfield._grpc.servicer import Servicer
+
+        settings = self.settings
+        # bound one after another, before anything runs: a taken port ends the start at once
+        http = _listen(settings.host, settings.http_port, "http_port")
+        runners = {f"http://{_address(http)}": create_runner(self, http, settings)}
+        metrics_url = ""
+        if settings.metrics_endpoint:
+            metrics = _listen(settings.host, settings.metrics_port, "metrics_port")
+            metrics_url = f"http://{_address(metrics)}{settings.metrics_endpoint}"
+            app = create_metrics_app(self._metrics, settings.metrics_endpoint)
+            plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
+            runners[metrics_url] = create_runner(app, metrics, plain)
+        grpc = GrpcServer(Servicer(self._models, settings, self._problem), settings)
+        grpc_port = await grpc.start(settings.host, settings.grpc_port)
+        addresses = Addresses(next(iter(runners)), f"{settings.host}:{grpc_port}", metrics_url)
+
+        serving = [asyncio.create_task(runner.serve()) for runner in runners.values()]
+        try:
+            await _first(self.start(), stopped, serving)
+            if not stopped.is_set():
+                await grpc.set_ready(ready=not self._problem())
+                await started(addresses)
+                await _first(stopped.wait(), stopped, serving)
+        finally:
+            self._stopping = True
+            await grpc.set_ready(ready=False)
+            await self._drain(list(runners.values()), serving, grpc.stop)
+        for task in serving:
+            task.result()
+
+    async def _drain(
+        self,
+        runners: Sequence[Runner],
+        serving: Sequence[asyncio.Task[None]],
+        stop_grpc: Callable[[float], Awaitable[None]],
+    ) -> None:
+        for runner in runners:
+            runner.stop()
+        grace_s = self.settings.drain_timeout_s
+        await stop_grpc(grace_s)
+        await asyncio.wait(serving, timeout=grace_s + 1)
+        await self.stop()
+
+
+async def _first(
+    work: Awaitable[object], stopped: asyncio.Event, serving: Sequence[asyncio.Task[None]]
+) -> None:
+    """Do the work, unless the server is told to stop or a listener dies before it is done."""
+    task = asyncio.ensure_future(work)
+    stop = asyncio.create_task(stopped.wait())
+    await asyncio.wait([task, stop, *serving], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        task.result()
+    else:
+        task.cancel()
+        stopped.set()
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        option = setting.replace("_", "-")
+        problem = f"can't listen on {host}:{port}: {error.strerror}; choose another with --{option}"
+        raise SettingsError(setting, problem) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
