@@ -10,7 +10,7 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,35 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
 
 
 def spread(values: Iterable[float], decimals: int = 2) -> str:
-    """Write values as `median (min–max)`; one value stands alone, none is a dash."""
-    known = sorted(values)
-    if not known:
-        return "–"
-    median = f"{statistics.median(known):,.{decimals}f}"
-    if len(known) == 1:
-        return median
-    return f"{median} ({known[0]:,.{decimals}f}–{known[-1]:,.{decimals}f})"
+    """Write values as `median (min-max)`; one value stands alone."""
+    ordered = sorted(values)
+    low, median, high = (
+        f"{value:,.{decimals}f}" for value in (ordered[0], statistics.median(ordered), ordered[-1])
+    )
+    return median if len(ordered) == 1 else f"{median} ({low}-{high})"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Draw a Markdown table: the columns of text to the left, those of numbers to the right."""
-    cells = [list(columns), *map(list, rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
-    aligns = [_alignment([row[index] for row in cells[1:]]) for index in range(len(columns))]
-    lines = [
-        " | ".join(align(cell, width) for align, cell, width in zip(aligns, row, widths, strict=True))
-        for row in cells
-    ]
-    rules = (
-        "-" * (width - 1) + (":" if align is str.rjust else "-")
-        for align, width in zip(aligns, widths, strict=True)
-    )
-    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rules), *lines[1:]])
+    """Draw a Markdown table: columns of text to the left, columns of numbers to the right."""
+    aligned = (_align(*column) for column in zip(columns, *rows, strict=True))
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*aligned, strict=True))
 
 
-def _alignment(cells: list[str]) -> Callable[[str, int], str]:
-    is_number = all(cell[:1].isdigit() or cell[:1] in "–-" for cell in cells)
-    return str.rjust if is_number else str.ljust
+def _align(heading: str, *cells: str) -> list[str]:
+    width = max(map(len, (heading, *cells)))
+    if all(cell[:1].isdigit() or cell.startswith("-") for cell in cells):
+        return [cell.rjust(width) for cell in (heading, f"{'-' * (width - 1)}:", *cells)]
+    return [cell.ljust(width) for cell in (heading, "-" * width, *cells)]
 
 
 def failures_section(failures: dict[str, str]) -> list[str]:

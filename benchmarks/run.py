@@ -6,12 +6,12 @@ See README.md for how to read the result and how to add a server.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,6 +63,11 @@ class Load:
     p99_ms: float
     errors: dict[str, int]
     """Failed requests by kind; `status` counts answers of 400 and above."""
+
+    @property
+    def n_errors(self) -> int:
+        """Failed requests of all kinds."""
+        return sum(self.errors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ def main() -> int:
         raw={"measurements": list(map(asdict, measurements)), "failures": bench.failures},
         arguments=arguments,
     )
-    return 1 if bench.failures or any(_n_errors(each) for each in measurements) else 0
+    return 1 if bench.failures or any(each.load.n_errors for each in measurements) else 0
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -156,39 +161,38 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _measure_all(bench: Bench, wrk: Wrk, arguments: argparse.Namespace) -> list[Measurement]:
-    """Measure in rounds, each server once in each, so that drift of the machine hits all alike.
+    """Measure in rounds, the servers in turn at each level, so that drift hits all alike.
 
-    A server is started for its turn and stopped after it. Were all up at once, MLServer's worker
-    processes and everybody's timers would run beside the one that is measured; and one process
-    per server would hide what differs from one start to the next (memory layout, hash seeds)
-    instead of showing it in the spread.
+    Each measurement has a process of its own, with no other server up. Idle ones cost little
+    here (MLServer with its worker 0.2 % of a core), but that need not hold for every peer. And
+    one process for all measurements would hide what differs from start to start (memory layout,
+    hash seeds), which belongs in the spread, and carry one level's leftovers into the next.
     """
-    measurements: list[Measurement] = []
+    measurements = []
     for number in range(1, arguments.rounds + 1):
-        for peer in arguments.only:
-            if peer.name in bench.failures:
-                continue
-            try:
-                measurements += _measure(peer, bench, wrk, arguments, number)
-            except ServerError as error:
-                bench.fail(peer, error)
+        for connections in arguments.connections:
+            for peer in arguments.only:
+                if peer.name in bench.failures:
+                    continue
+                try:
+                    load = _measure(peer, bench, wrk, connections, arguments.seconds)
+                except ServerError as error:
+                    bench.fail(peer.name, error)
+                    continue
+                measurements.append(Measurement(peer.name, connections, number, load))
+                what = f"round {number}/{arguments.rounds}, {peer.name} at {connections}"
+                note(f"{what}: {load.requests_per_s:,.0f} req/s")
     return measurements
 
 
-def _measure(
-    peer: Peer, bench: Bench, wrk: Wrk, arguments: argparse.Namespace, number: int
-) -> list[Measurement]:
-    measurements = []
+def _measure(peer: Peer, bench: Bench, wrk: Wrk, connections: int, seconds: int) -> Load:
+    """Start a server, warm it up and measure it; it must answer rightly before and after."""
     with serve(peer, bench) as server:
         server.check(bench.answers)
-        for connections in arguments.connections:
-            wrk.run(server.ports.http, connections, WARM_UP_S)
-            load = wrk.run(server.ports.http, connections, arguments.seconds)
-            measurements.append(Measurement(peer.name, connections, number, load))
-            what = f"round {number}/{arguments.rounds}, {connections} connections, {peer.name}"
-            note(f"{what}: {load.requests_per_s:,.0f} req/s")
+        wrk.run(server.ports.http, connections, WARM_UP_S)
+        load = wrk.run(server.ports.http, connections, seconds)
         server.check(bench.answers)
-    return measurements
+    return load
 
 
 def _sections(measurements: list[Measurement], failures: dict[str, str]) -> list[str]:
@@ -196,9 +200,7 @@ def _sections(measurements: list[Measurement], failures: dict[str, str]) -> list
     return [
         *report.failures_section(failures),
         *(_level_section(level, measurements) for level in levels),
-        "## Ratios",
-        "Taken round by round. Throughput: above 1 is better. Latency: below 1 is better.",
-        _ratio_table(levels, measurements),
+        *_ratio_section(levels, measurements),
     ]
 
 
@@ -222,33 +224,38 @@ def _level_section(connections: int, measurements: list[Measurement]) -> str:
     return f"## {heading}\n\n{report.table(columns, rows)}"
 
 
-def _ratio_table(levels: list[int], measurements: list[Measurement]) -> str:
+def _ratio_section(levels: list[int], measurements: list[Measurement]) -> list[str]:
     rows = []
-    for connections in levels:
-        for name in PEERS:
-            for reference in REFERENCES:
-                loads = _by_round(measurements, name, connections)
-                others = _by_round(measurements, reference, connections)
-                pairs = [(loads[number], others[number]) for number in loads if number in others]
-                if name != reference and pairs:
-                    throughputs = [a.requests_per_s / b.requests_per_s for a, b in pairs]
-                    rows.append(
-                        [
-                            str(connections),
-                            f"{name} / {reference}",
-                            report.spread(throughputs),
-                            report.spread(a.p50_ms / b.p50_ms for a, b in pairs),
-                            report.spread(a.p99_ms / b.p99_ms for a, b in pairs),
-                            _verdict(throughputs),
-                        ]
-                    )
-    return report.table(["connections", "ratio", "requests/s", "p50", "p99", "throughput"], rows)
+    for connections, name, reference in itertools.product(levels, PEERS, REFERENCES):
+        loads = _by_round(measurements, name, connections)
+        others = _by_round(measurements, reference, connections)
+        pairs = [(loads[number], others[number]) for number in loads if number in others]
+        if name == reference or not pairs:
+            continue
+        rows.append(
+            [
+                str(connections),
+                f"{name} / {reference}",
+                report.spread(a.requests_per_s / b.requests_per_s for a, b in pairs),
+                report.spread(a.p50_ms / b.p50_ms for a, b in pairs),
+                report.spread(a.p99_ms / b.p99_ms for a, b in pairs),
+                _verdict(pairs),
+            ]
+        )
+    if not rows:
+        return []
+    explanation = "Taken round by round. Throughput: above 1 is better. Latency: below 1 is better."
+    columns = ["connections", "ratio", "requests/s", "p50", "p99", "throughput"]
+    return ["## Ratios", explanation, report.table(columns, rows)]
 
 
-def _verdict(throughputs: list[float]) -> str:
-    if min(throughputs) > 1:
+def _verdict(pairs: list[tuple[Load, Load]]) -> str:
+    if any(a.n_errors or b.n_errors for a, b in pairs):
+        return "not comparable: failed requests"
+    ratios = [a.requests_per_s / b.requests_per_s for a, b in pairs]
+    if min(ratios) > 1:
         return "higher in every round"
-    if max(throughputs) < 1:
+    if max(ratios) < 1:
         return "lower in every round"
     return "no clear difference"
 
@@ -264,10 +271,6 @@ def _by_round(measurements: list[Measurement], name: str, connections: int) -> d
 def _describe_errors(loads: list[Load]) -> str:
     totals = {kind: sum(load.errors[kind] for load in loads) for kind in loads[0].errors}
     return ", ".join(f"{count:,} {kind}" for kind, count in totals.items() if count) or "0"
-
-
-def _n_errors(measurement: Measurement) -> int:
-    return sum(measurement.load.errors.values())
 
 
 def _wrk_version(executable: str) -> str:

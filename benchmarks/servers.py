@@ -122,10 +122,9 @@ REPORTED_PACKAGES = (
 
 
 def _jackfield_command(launch: Launch) -> list[str | Path]:
-    ports = launch.ports
-    serve = [launch.scripts / "jackfield", "serve", launch.model, "--name", MODEL_NAME]
-    http_and_grpc = ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc)]
-    return [*serve, "--host", HOST, *http_and_grpc, "--metrics-port", str(ports.metrics)]
+    ports = [f"--{name}-port={port}" for name, port in launch.ports._asdict().items()]
+    jackfield = launch.scripts / "jackfield"
+    return [jackfield, "serve", launch.model, "--name", MODEL_NAME, "--host", HOST, *ports]
 
 
 def _mlserver_command(launch: Launch, **settings: int) -> list[str | Path]:
@@ -240,9 +239,10 @@ def _fingerprint(environment: Environment) -> str:
     """Digest the interpreter, the requirements and the sources that an environment is made of."""
     digest = hashlib.sha256("\n".join([sys.version, *environment.requirements]).encode())
     for folder in environment.checkout.values():
-        sources = (path for path in folder.rglob("*") if "__pycache__" not in path.parts)
-        for path in sorted(path for path in sources if path.is_file()):
-            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+        sources = (path for path in (folder / "src").rglob("*") if "__pycache__" not in path.parts)
+        for path in (folder / "pyproject.toml", *sorted(sources)):
+            if path.is_file():
+                digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -272,12 +272,12 @@ class Bench(NamedTuple):
     scripts: dict[str, Path]
     """The folder of executables of each environment."""
     failures: dict[str, str]
-    """By peer: the reason in one line."""
+    """What can not be measured, mostly a peer: the reason in one line."""
 
-    def fail(self, peer: Peer, error: ServerError) -> None:
-        """Note a peer that is not to be measured any more, and show the end of its log."""
-        self.failures[peer.name] = error.reason
-        note(f"{peer.name} {error.reason}\n{textwrap.indent(error.log, '  | ')}")
+    def fail(self, name: str, error: ServerError) -> None:
+        """Note what is not to be measured any more, and show the end of its log."""
+        self.failures[name] = error.reason
+        note(f"{name} {error.reason}\n{textwrap.indent(error.log, '  | ')}")
 
     def versions(self) -> dict[str, dict[str, str]]:
         """List the distributions of each environment."""
@@ -295,7 +295,7 @@ def prepare(peers: Sequence[Peer], environments: Path, folder: Path) -> Bench:
         try:
             scripts = _create_environment(peer.environment, environments)
         except ServerError as error:
-            bench.fail(peer, error)
+            bench.fail(peer.name, error)
         else:
             bench.scripts[peer.environment.name] = scripts
     return bench
@@ -321,7 +321,8 @@ class Server:
         for row, expected in zip(answers.rows, answers.labels, strict=True):
             try:
                 status, body = _request(self.ports.http, "POST", INFER_PATH, infer_body(row))
-                found = json.loads(body)["outputs"][0]["data"][0] if status == 200 else status
+                ok = status == 200
+                found = json.loads(body)["outputs"][0]["data"][0] if ok else f"status {status}"
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise ServerError(f"gave no answer to check: {error!r}") from error
             # One label, which a server may wrap in a row of its own.
@@ -360,7 +361,8 @@ def serve(peer: Peer, bench: Bench) -> Iterator[Server]:
             _wait_until_ready(process, ports.http)
             yield Server(ports, time.perf_counter() - start)
         except ServerError as error:
-            raise ServerError(error.reason, _tail(log.read_text(errors="replace"))) from error
+            lines = [error.log, _tail(log.read_text(errors="replace"))]
+            raise ServerError(error.reason, "\n".join(filter(None, lines))) from error
         finally:
             _stop(process)
 

@@ -1,0 +1,161 @@
+"""Every command that a person or CI runs; ``nox -l`` is the manual.
+
+Each session makes its own environment. Plain ``nox`` runs what CI runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
+TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1", "hypothesis>=6.150", "httpx[http2]>=0.28")
+# one of each major that a framework asks for
+NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
+# the clients' protobuf caps differ, and kserve and tritonclient.grpc can't share a process
+TRITONCLIENT = "tritonclient[all]==2.73.0"
+KSERVE = "kserve==0.21.0"
+MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
+
+
+def install_plugins(session: nox.Session, *names: str, editable: bool = True) -> None:
+    """Install the core and some plugins from this checkout."""
+    paths = ["./core", *(f"./plugins/{name}" for name in names)]
+    session.install(*(part for path in paths for part in (("-e", path) if editable else (path,))))
+
+
+def client_python(session: nox.Session, name: str, *requirements: str) -> str:
+    """Make an environment of its own for a client; returns its interpreter."""
+    folder = Path(session.cache_dir) / f"client-{name}"
+    python = folder / "bin" / "python"
+    stamp = folder / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        if session.venv_backend == "uv":
+            session.run_install("uv", "venv", "-q", str(folder), external=True)
+            install = ("uv", "pip", "install", "-q", "--python", str(python))
+        else:
+            session.run_install("python", "-m", "venv", str(folder))
+            install = (str(python), "-m", "pip", "install", "-q")
+        session.run_install(*install, *requirements, external=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the direction of imports."""
+    session.install("ruff==0.17.6", "import-linter==2.16")
+    install_plugins(session, *PLUGINS)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.install("mypy==2.4.1", "grpc-stubs", "types-protobuf", "nox", "rich")
+    install_plugins(session, *PLUGINS)
+    session.run("mypy", "core/src", *(f"plugins/{name}/src" for name in PLUGINS))
+    session.run("mypy", "noxfile.py", "benchmarks")
+
+
+@nox.session
+@nox.parametrize("numpy", list(NUMPYS))
+def tests(session: nox.Session, numpy: str) -> None:
+    """Test the core alone, with no framework installed, on NumPy 1 and 2."""
+    install_plugins(session)
+    session.install(*TEST_TOOLS, "blockbuster", NUMPYS[numpy])
+    session.run("pytest", "core/tests", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("name", PLUGINS)
+def plugin(session: nox.Session, name: str) -> None:
+    """Test one plugin in an environment with its own framework."""
+    install_plugins(session, name)
+    session.install(*TEST_TOOLS, "pandas>=2")
+    session.run("pytest", f"plugins/{name}/tests", *session.posargs)
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Check that the prose is true: hooks, settings, errors, names, README, the request's path."""
+    install_plugins(session, *PLUGINS)
+    session.install(*TEST_TOOLS, "mypy==2.4.1", "import-linter==2.16")
+    session.run("pytest", "tests/contract", *session.posargs)
+
+
+@nox.session
+def protocol(session: nox.Session) -> None:
+    """Test the wire with real clients: tritonclient, kserve, MLServer's own messages."""
+    install_plugins(session, "sklearn")
+    session.install(*TEST_TOOLS, TRITONCLIENT, "grpcio-tools")
+    env = {
+        "JACKFIELD_KSERVE_PYTHON": client_python(session, "kserve", KSERVE, "-e", "./core"),
+        "JACKFIELD_MLSERVER_PYTHON": client_python(session, "mlserver", *MLSERVER, "-e", "./core"),
+    }
+    session.run("pytest", "tests/protocol", *session.posargs, env=env)
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Test installed wheels: the command, signals, HTTP/2, reflection, the README from a clone."""
+    folder = build_wheels(session, Path(session.create_tmp()) / "wheels")
+    session.install("--find-links", str(folder), "jackfield[sklearn]", *TEST_TOOLS)
+    session.run("pytest", "tests/e2e", *session.posargs, env={"JACKFIELD_WHEELS": str(folder)})
+
+
+@nox.session(default=False)
+def wheels(session: nox.Session) -> None:
+    """Build a wheel of each distribution into dist/."""
+    print(f"wheels are in {build_wheels(session, ROOT / 'dist')}")
+
+
+def build_wheels(session: nox.Session, folder: Path) -> Path:
+    """Build all distributions into an emptied folder."""
+    session.install("build")
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in ("core", *(f"plugins/{name}" for name in PLUGINS)):
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), path, silent=True)
+    return folder
+
+
+@nox.session(default=False)
+def proto(session: nox.Session) -> None:
+    """Compile the .proto into the descriptors that the core ships."""
+    session.install("grpcio-tools")
+    session.run("python", "tests/protocol/compile_proto.py")
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Write the generated pages anew: hooks, settings, errors."""
+    install_plugins(session)
+    session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure beside MLServer and a hand-written app; needs wrk."""
+    session.install("msgspec", "rich")
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Train a real scikit-learn model and serve it."""
+    install_plugins(session, "sklearn")
+    folder = Path(session.create_tmp()) / "models" / "iris"
+    session.run("python", "examples/sklearn/train.py", str(folder))
+    session.run("jackfield", "serve", str(folder.parent), *session.posargs)
