@@ -41,12 +41,11 @@ def client_python(session: nox.Session, name: str, *requirements: str) -> str:
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         if session.venv_backend == "uv":
-            session.run_install("uv", "venv", "-q", str(folder), external=True)
-            install = ("uv", "pip", "install", "-q", "--python", str(python))
+            make, install = ["uv", "venv"], ["uv", "pip", "install", "--python", str(python)]
         else:
-            session.run_install("python", "-m", "venv", str(folder))
-            install = (str(python), "-m", "pip", "install", "-q")
-        session.run_install(*install, *requirements, external=True)
+            make, install = ["python", "-m", "venv"], [str(python), "-m", "pip", "install"]
+        session.run_install(*make, str(folder), external=True, silent=True)
+        session.run_install(*install, *requirements, external=True, silent=True)
         stamp.write_text(wanted)
     return str(python)
 

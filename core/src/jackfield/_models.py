@@ -500,7 +500,7 @@ def _load_untranslated(source: ModelSource) -> _Loaded:
     except BaseException:
         runtime.close()
         raise
-    return _Loaded(runtime, metadata, getattr(runtime_class, "capabilities", spec.capabilities))
+    return _Loaded(runtime, metadata, getattr(runtime, "capabilities", spec.capabilities))
 
 
 def _options(source: ModelSource, spec: RuntimeSpec) -> msgspec.Struct | None:

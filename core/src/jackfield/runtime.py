@@ -97,6 +97,8 @@ class Runtime(Protocol):
     `infer` any number of times, then `close` once, when no `infer` runs any more. `load`,
     `metadata` and `close` run in a thread. A plain `infer` runs in a thread too; a coroutine
     function runs on the event loop, and must not block it.
+
+    After `load` it may have `capabilities`, where those of its spec do not hold for this model.
     """
 
     def load(self) -> None:
