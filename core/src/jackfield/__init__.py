@@ -117,14 +117,16 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name from its module (PEP 562)."""
-    if name not in _HOME:
-        message = f"module 'jackfield' has no attribute '{name}'"
-        raise AttributeError(message)
-    value: object = getattr(importlib.import_module(f"jackfield.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that sees it takes any name for a public one
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its module (PEP 562)."""
+        if name not in _HOME:
+            message = f"module 'jackfield' has no attribute '{name}'"
+            raise AttributeError(message)
+        value: object = getattr(importlib.import_module(f"jackfield.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
