@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -26,10 +30,13 @@ KSERVE = "kserve==0.21.0"
 MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
 
 
-def install_plugins(session: nox.Session, *names: str, editable: bool = True) -> None:
-    """Install the core and some plugins from this checkout."""
-    paths = ["./core", *(f"./plugins/{name}" for name in names)]
-    session.install(*(part for path in paths for part in (("-e", path) if editable else (path,))))
+def install(session: nox.Session, *plugins: str, also: Iterable[str] = ()) -> None:
+    """Install the core, some plugins of this checkout and other distributions.
+
+    All at once: a later install that moves protobuf would leave grpcio's companions behind.
+    """
+    paths = ["./core", *(f"./plugins/{name}" for name in plugins)]
+    session.install(*(part for path in paths for part in ("-e", path)), *also)
 
 
 def client_python(session: nox.Session, name: str, *requirements: str) -> str:
@@ -53,8 +60,7 @@ def client_python(session: nox.Session, name: str, *requirements: str) -> str:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the direction of imports."""
-    session.install("ruff==0.17.6", "import-linter==2.16")
-    install_plugins(session, *PLUGINS)
+    install(session, *PLUGINS, also=["ruff==0.17.6", "import-linter==2.16"])
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
@@ -63,8 +69,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    session.install("mypy==2.4.1", "grpc-stubs", "types-protobuf", "nox", "rich")
-    install_plugins(session, *PLUGINS)
+    stubs = ["grpc-stubs", "types-protobuf"]
+    install(session, *PLUGINS, also=["mypy==2.4.1", *stubs, "nox", "rich", "pytest"])
     session.run("mypy", "core/src", *(f"plugins/{name}/src" for name in PLUGINS))
     session.run("mypy", "noxfile.py", "benchmarks")
 
@@ -73,8 +79,7 @@ def types(session: nox.Session) -> None:
 @nox.parametrize("numpy", list(NUMPYS))
 def tests(session: nox.Session, numpy: str) -> None:
     """Test the core alone, with no framework installed, on NumPy 1 and 2."""
-    install_plugins(session)
-    session.install(*TEST_TOOLS, "blockbuster", NUMPYS[numpy])
+    install(session, also=[*TEST_TOOLS, "blockbuster", NUMPYS[numpy]])
     session.run("pytest", "core/tests", *session.posargs)
 
 
@@ -82,24 +87,21 @@ def tests(session: nox.Session, numpy: str) -> None:
 @nox.parametrize("name", PLUGINS)
 def plugin(session: nox.Session, name: str) -> None:
     """Test one plugin in an environment with its own framework."""
-    install_plugins(session, name)
-    session.install(*TEST_TOOLS, "pandas>=2")
+    install(session, name, also=[*TEST_TOOLS, "pandas>=2"])
     session.run("pytest", f"plugins/{name}/tests", *session.posargs)
 
 
 @nox.session
 def contract(session: nox.Session) -> None:
     """Check that the prose is true: hooks, settings, errors, names, README, the request's path."""
-    install_plugins(session, *PLUGINS)
-    session.install(*TEST_TOOLS, "mypy==2.4.1", "import-linter==2.16")
+    install(session, *PLUGINS, also=[*TEST_TOOLS, "mypy==2.4.1", "import-linter==2.16"])
     session.run("pytest", "tests/contract", *session.posargs)
 
 
 @nox.session
 def protocol(session: nox.Session) -> None:
     """Test the wire with real clients: tritonclient, kserve, MLServer's own messages."""
-    install_plugins(session, "sklearn")
-    session.install(*TEST_TOOLS, TRITONCLIENT, "grpcio-tools")
+    install(session, "sklearn", also=[*TEST_TOOLS, TRITONCLIENT, "grpcio-tools"])
     env = {
         "JACKFIELD_KSERVE_PYTHON": client_python(session, "kserve", KSERVE, "-e", "./core"),
         "JACKFIELD_MLSERVER_PYTHON": client_python(session, "mlserver", *MLSERVER, "-e", "./core"),
@@ -140,7 +142,7 @@ def proto(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Write the generated pages anew: hooks, settings, errors."""
-    install_plugins(session)
+    install(session)
     session.run("python", "docs/generate.py", *session.posargs)
 
 
@@ -154,7 +156,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Train a real scikit-learn model and serve it."""
-    install_plugins(session, "sklearn")
+    install(session, "sklearn")
     folder = Path(session.create_tmp()) / "models" / "iris"
     session.run("python", "examples/sklearn/train.py", str(folder))
     session.run("jackfield", "serve", str(folder.parent), *session.posargs)

@@ -104,9 +104,9 @@ Where a value comes from, strongest first:
 
 - **the server**: option of `jackfield serve` > `JACKFIELD_…` > `MLSERVER_…` > `settings.json` in a
   served folder > default. `MLSERVER_…` takes the same names as `JACKFIELD_…`, and MLServer's own.
-- **a model**: its `model-settings.json` > `JACKFIELD_MODEL_…` > `MLSERVER_MODEL_…` > default. The
-  variables count for a folder with exactly one `model-settings.json`, or with neither one nor an
-  artifact: several models would share them.
+- **a model**: `JACKFIELD_MODEL_…` > `MLSERVER_MODEL_…` > its `model-settings.json` > default. The
+  variables count where one path with one model is served: several models would share them. Without
+  a `model-settings.json`, a name, implementation or uri among them stands for one (KServe does so).
 
 Variables are also read from a file `.env` in the working folder, the process's own before them.
 `JACKFIELD_PLUGINS` names the plugins to use, with commas between; all are used without it. A

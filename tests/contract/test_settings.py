@@ -112,9 +112,9 @@ def test_a_model_setting_comes_from_the_strongest_source(tmp_path):
     theirs = {"MLSERVER_MODEL_PLATFORM": "theirs"}
     platforms = [
         read_model_settings(path, environ=environ)[0].platform
-        for path, environ in [(full, both), (empty, both), (empty, theirs), (empty, {})]
+        for path, environ in [(full, both), (full, theirs), (full, {}), (empty, {})]
     ]
-    assert platforms == ["file", "ours", "theirs", ""]
+    assert platforms == ["ours", "theirs", "file", ""]
 
 
 def test_an_unknown_name_of_ours_is_an_error_that_names_the_nearest(tmp_path):
