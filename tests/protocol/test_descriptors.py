@@ -1,18 +1,11 @@
-"""Our descriptors against those of the clients, and both of them in one process.
-
-Two clients cannot share a process, since each registers the package `inference`, and KServe and
-MLServer seldom share an environment: every client is imported in a process of its own, by the
-interpreter that its variable names.
-"""
+"""Our descriptors against those of the clients, and both of them in one process."""
 
 import functools
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,82 +18,12 @@ from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from tests.protocol.packages import KSERVE, MLSERVER, SOURCE, TRITON, Client, require, run_python
 
 from jackfield._wire import descriptors
 
-SOURCE = Path(__file__).parents[2] / "core" / "src"
-
 #: A fact of the wire: (message or enum, number) or (service, method), and what stands there.
 Facts = dict[tuple[str, int | str], object]
-
-
-def run_python(python: str, script: str, *arguments: str, stdin: str = "") -> str:
-    """Run a script with our package on its path, and give what it prints."""
-    path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [python, "-P", "-c", script, *arguments],
-        input=stdin,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-# ---- The clients --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Client:
-    """A client: what its users import, its generated modules, and where it differs from us."""
-
-    package: str
-    front_door: str
-    messages: str
-    further_messages: tuple[str, ...] = ()
-    differences: frozenset[tuple[str, int | str]] = frozenset()
-
-    @property
-    def variable(self) -> str:
-        return f"JACKFIELD_{self.package.upper()}_PYTHON"
-
-    @property
-    def python(self) -> str:
-        return os.environ.get(self.variable, sys.executable)
-
-
-TRITON = Client(
-    "tritonclient",
-    "tritonclient.grpc",  # the package alone imports no gRPC
-    "tritonclient.grpc.service_pb2",
-    further_messages=("tritonclient.grpc.model_config_pb2",),
-)
-KSERVE = Client(
-    "kserve",
-    "kserve",
-    "kserve.protocol.grpc.grpc_predict_v2_pb2",
-    # KServe has no repository name, and its responses repeat the model's. Its own client calls
-    # neither method, so that Triton's numbers, which MLServer shares, are the ones to follow.
-    differences=frozenset(
-        {
-            ("inference.RepositoryModelLoadRequest", 1),
-            ("inference.RepositoryModelLoadResponse", 1),
-            ("inference.RepositoryModelLoadResponse", 2),
-            ("inference.RepositoryModelUnloadRequest", 1),
-            ("inference.RepositoryModelUnloadResponse", 1),
-            ("inference.RepositoryModelUnloadResponse", 2),
-        }
-    ),
-)
-MLSERVER = Client(
-    "mlserver",
-    "mlserver",
-    "mlserver.grpc.dataplane_pb2",
-    # MLServer streams bare ModelInferResponse messages.
-    differences=frozenset({("inference.GRPCInferenceService", "ModelStreamInfer")}),
-)
 
 
 @pytest.fixture(params=[TRITON, KSERVE, MLSERVER], ids=lambda client: client.package)
@@ -113,13 +36,6 @@ def triton():
     return require(TRITON)
 
 
-def require(client: Client) -> Client:
-    """Skip where the package is absent, unless a variable promises that it is there."""
-    if client.variable not in os.environ and importlib.util.find_spec(client.package) is None:
-        pytest.skip(f"{client.package} is not installed, and {client.variable} is not set")
-    return client
-
-
 @functools.cache
 def client_facts(client: Client) -> Facts:
     script = """
@@ -127,7 +43,7 @@ import importlib, sys
 for module in sys.argv[1:]:
     print("descriptor", importlib.import_module(module).DESCRIPTOR.serialized_pb.hex())
 """
-    printed = run_python(client.python, script, client.messages, *client.further_messages)
+    printed = run_python(client.python, "-c", script, client.messages, *client.further_messages)
     facts: Facts = {}
     for line in printed.splitlines():
         if line.startswith("descriptor "):  # a package may print lines of its own
@@ -137,7 +53,9 @@ for module in sys.argv[1:]:
 
 @functools.cache
 def our_facts() -> Facts:
-    return file_facts(descriptors.POOL.FindFileByName("jackfield/open_inference.proto").serialized_pb)
+    return file_facts(
+        descriptors.POOL.FindFileByName("jackfield/open_inference.proto").serialized_pb
+    )
 
 
 def file_facts(serialized: bytes) -> Facts:
@@ -235,11 +153,11 @@ assert (received.model_name, list(received.raw_input_contents)) == ("iris", [b"1
 
 
 def test_a_client_can_be_imported_before_us(client):
-    run_python(client.python, BOTH, client.messages, client.front_door, OURS)
+    run_python(client.python, "-c", BOTH, client.messages, client.front_door, OURS)
 
 
 def test_a_client_can_be_imported_after_us(client):
-    run_python(client.python, BOTH, OURS, client.front_door, client.messages)
+    run_python(client.python, "-c", BOTH, OURS, client.front_door, client.messages)
 
 
 # ---- The wire -----------------------------------------------------------------------------------
@@ -325,7 +243,7 @@ def config_response() -> Any:
 def test_triton_client_reads_our_messages_and_we_read_its(triton, message):
     sent = message.SerializeToString(deterministic=True)
     printed = run_python(
-        triton.python, RESEND, triton.messages, message.DESCRIPTOR.name, stdin=sent.hex()
+        triton.python, "-c", RESEND, triton.messages, message.DESCRIPTOR.name, stdin=sent.hex()
     )
     read, returned = json.loads(printed.splitlines()[-1])
 
@@ -396,4 +314,4 @@ except KeyError:
 else:
     raise AssertionError("the pool of messages has changed")
 """
-    run_python(sys.executable, script)
+    run_python(sys.executable, "-c", script)

@@ -38,23 +38,26 @@ if TYPE_CHECKING:
         TensorMetadata,
     )
     from jackfield.runtime import ArtifactFormat, Capabilities, ModelContext, Runtime, RuntimeSpec
-    from jackfield.server import Server
+    from jackfield.server import Addresses, IndexEntry, Model, ModelState, Server
     from jackfield.settings import ModelParameters, ModelSettings, ServerSettings
     from jackfield.tensor import Datatype, Tensor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Addresses",
     "ArtifactFormat",
     "Capabilities",
     "CapacityError",
     "Datatype",
     "DeadlineError",
     "Fault",
+    "IndexEntry",
     "InferRequest",
     "InferResponse",
     "InvalidRequestError",
     "JackfieldError",
+    "Model",
     "ModelContext",
     "ModelLoadError",
     "ModelMetadata",
@@ -62,6 +65,7 @@ __all__ = [
     "ModelNotReadyError",
     "ModelParameters",
     "ModelSettings",
+    "ModelState",
     "OverloadedError",
     "Parameter",
     "Parameters",
@@ -110,7 +114,7 @@ _HOMES = {
         "TensorMetadata",
     ),
     "runtime": ("ArtifactFormat", "Capabilities", "ModelContext", "Runtime", "RuntimeSpec"),
-    "server": ("Server",),
+    "server": ("Addresses", "IndexEntry", "Model", "ModelState", "Server"),
     "settings": ("ModelParameters", "ModelSettings", "ServerSettings"),
     "tensor": ("Datatype", "Tensor"),
 }

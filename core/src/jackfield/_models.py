@@ -14,6 +14,7 @@ import hashlib
 import logging
 import re
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,7 @@ from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
 from jackfield.settings import decode_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from jackfield._metrics import Metrics, ModelMetrics
@@ -74,13 +76,14 @@ class Model:
         metadata: ModelMetadata,
         *,
         scheduler: Scheduler,
+        capabilities: Capabilities,
         metrics: ModelMetrics,
     ) -> None:
         self.name = source.name
         self.version = source.version
         self.metadata = metadata
         self.runtime_name = source.spec.name if source.spec else ""
-        self.is_stateful = source.spec is not None and source.spec.capabilities.stateful
+        self.is_stateful = capabilities.stateful
         self._runtime = runtime
         self._scheduler = scheduler
         self._infer = scheduler.infer
@@ -123,8 +126,9 @@ class Model:
             raise error if error.model else error.for_model(self.name) from error
         except JackfieldError:
             raise
-        # the seam where foreign code runs: whatever it raises is logged here and told to nobody
-        except Exception as error:
+        # the seam where foreign code runs: whatever it raises is logged here and told to nobody;
+        # SystemExit, if let through, would end the event loop
+        except (Exception, SystemExit) as error:
             logger.exception("model '%s' %s failed", self.name, self.version)
             raise RuntimeFailedError(self.name, self.version) from error
         finally:
@@ -150,20 +154,35 @@ class Model:
         """Wait for the requests in flight, then free the runtime.
 
         Args:
-            timeout_s: The longest wait; None waits for all.
+            timeout_s: The longest wait; None waits for all. A runtime that is still in use then is
+                not freed.
         """
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+                await self._scheduler.drain()
         except TimeoutError:
             logger.warning(
-                "model '%s' %s: %d requests did not end", self.name, self.version, self._in_flight
+                "model '%s' %s: requests did not end within %g s",
+                self.name,
+                self.version,
+                timeout_s,
             )
+            self._scheduler.close()
+            return
         self._scheduler.close()
+        # a thread of its own name: those of the loop are waited for without end when it closes
+        closer = ThreadPoolExecutor(1, thread_name_prefix="jackfield-close")
         try:
-            await asyncio.to_thread(self._runtime.close)
+            async with asyncio.timeout(timeout_s):
+                await asyncio.get_running_loop().run_in_executor(closer, self._runtime.close)
+        except TimeoutError:
+            logger.warning("model '%s' %s did not close in time", self.name, self.version)
         # foreign code: a runtime that fails to free itself must not keep others from closing
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("model '%s' %s failed to close", self.name, self.version)
+        finally:
+            closer.shutdown(wait=False)
 
 
 @dataclasses.dataclass
@@ -186,7 +205,8 @@ class Models:
         self._entries: dict[str, dict[str, _Entry]] = {}
         # what the request's path reads: one look-up; version "" is the default version
         self._serving: dict[tuple[str, str], Model] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # a lock is kept while somebody holds it or waits: names come from callers
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closing: set[asyncio.Task[None]] = set()
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
         self._started = False
@@ -213,8 +233,7 @@ class Models:
     def _absent(self, name: str, version: str) -> JackfieldError:
         versions = self._entries.get(name)
         if versions is None:
-            close = difflib.get_close_matches(name, self._entries, n=3)
-            return ModelNotFoundError(name, close=close)
+            return ModelNotFoundError(name, close=_lookalikes(name, self._entries))
         if version and version not in versions:
             return ModelNotFoundError(name, version, close=sorted(filter(None, versions)))
         entries = [versions[version]] if version else list(versions.values())
@@ -309,8 +328,8 @@ class Models:
             found = await self._scan()
             sources = [source for source in found if source.name == name]
             if not sources:
-                close = difflib.get_close_matches(name, {source.name for source in found}, n=3)
-                raise ModelNotFoundError(name, close=close)
+                names = {source.name for source in found}
+                raise ModelNotFoundError(name, close=_lookalikes(name, names))
             for source in sources:
                 _warn(source)
             problems = await asyncio.gather(*(self._load(source) for source in sources))
@@ -391,7 +410,14 @@ class Models:
         except ModelLoadError:
             await asyncio.to_thread(loaded.runtime.close)
             raise
-        return Model(source, loaded.runtime, loaded.metadata, scheduler=scheduler, metrics=metrics)
+        return Model(
+            source,
+            loaded.runtime,
+            loaded.metadata,
+            scheduler=scheduler,
+            capabilities=loaded.capabilities,
+            metrics=metrics,
+        )
 
     def _retire(self, entry: _Entry, *, forget: bool = False) -> None:
         """Let a version that no path reaches answer its requests in flight, then free it."""
@@ -436,13 +462,25 @@ def version_key(version: str) -> tuple[object, ...]:
     Source: Semantic Versioning 2.0, section 11, with missing parts allowed.
     """
     release, _, pre = version.removeprefix("v").partition("-")
-    return _tokens(release), not pre, _tokens(pre)
+    # a word stands before a number as a release ("blue" < "1"), and after one in a pre-release
+    return _tokens(release, numbers_last=True), not pre, _tokens(pre, numbers_last=False)
 
 
-def _tokens(text: str) -> tuple[tuple[bool, int, str], ...]:
+def _tokens(text: str, *, numbers_last: bool) -> tuple[tuple[bool, int, str], ...]:
     parts = re.findall(r"\d+|[^\d.]+", text)
-    # numbers sort after words: "rc1" < "1"
-    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts)
+    return tuple(
+        (part.isdecimal() is numbers_last, int(part) if part.isdecimal() else 0, part)
+        for part in parts
+    )
+
+
+#: Comparing takes time that grows with the square of the length, in characters.
+_LONGEST_COMPARED = 200
+
+
+def _lookalikes(name: str, known: Iterable[str]) -> list[str]:
+    """Find names for a hint to the caller."""
+    return difflib.get_close_matches(name, known, n=3) if len(name) <= _LONGEST_COMPARED else []
 
 
 def _warn(source: ModelSource) -> None:
@@ -462,8 +500,9 @@ def _load_runtime(source: ModelSource) -> _Loaded:
         return _load_untranslated(source)
     except JackfieldError as error:
         raise ModelLoadError(str(error)) from error
-    # the seam where foreign code loads: its exception is logged whole and told in short
-    except Exception as error:
+    # the seam where foreign code loads: its exception is logged whole and told in short;
+    # SystemExit, if let through, would end the event loop
+    except (Exception, SystemExit) as error:
         logger.exception("model '%s' %s failed to load", source.name, source.version)
         problem = f"{type(error).__name__}: {error}"
         raise ModelLoadError(problem) from error
@@ -497,10 +536,14 @@ def _load_untranslated(source: ModelSource) -> _Loaded:
     runtime.load()
     try:
         metadata = _describe(source, runtime.metadata())
+        capabilities = getattr(runtime, "capabilities", spec.capabilities)
+        if not isinstance(capabilities, Capabilities):
+            problem = f"its capabilities are {type(capabilities).__name__}, not Capabilities"
+            raise ModelLoadError(problem)
     except BaseException:
         runtime.close()
         raise
-    return _Loaded(runtime, metadata, getattr(runtime, "capabilities", spec.capabilities))
+    return _Loaded(runtime, metadata, capabilities)
 
 
 def _options(source: ModelSource, spec: RuntimeSpec) -> msgspec.Struct | None:

@@ -93,7 +93,7 @@ def discover(only: Collection[str] | None = None) -> Plugins:
     manager.add_hookspecs(hookspecs)
     found: list[Plugin] = []
     taken: dict[str, str] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT)):
+    for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=_origin):
         if only is not None and entry.name not in only:
             continue
         metadata = entry.dist.metadata if entry.dist else {"Name": entry.name, "Version": "?"}
@@ -101,10 +101,12 @@ def discover(only: Collection[str] | None = None) -> Plugins:
         try:
             hooks = _register(manager, entry)
             runtimes = _runtimes(manager, entry.name)
+            claimed: dict[str, str] = {}
             for spec in runtimes:
-                if spec.name in taken:
-                    raise _broken(f"its runtime '{spec.name}' is {taken[spec.name]}'s already")
-                taken[spec.name] = distribution
+                if other := taken.get(spec.name) or claimed.get(spec.name):
+                    raise _broken(f"its runtime '{spec.name}' is {other}'s already")
+                claimed[spec.name] = distribution
+            taken |= claimed
         # a plugin's import and hooks are foreign code: whatever they raise is theirs, and named
         except Exception as error:  # noqa: BLE001
             problem = error.problem if isinstance(error, PluginError) else _describe(error)
@@ -121,6 +123,10 @@ def discover(only: Collection[str] | None = None) -> Plugins:
             )
         found.append(plugin)
     return Plugins(found)
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return entry.dist.name if entry.dist else "", entry.name
 
 
 def _register(

@@ -78,7 +78,8 @@ class Repository:
         self.paths = tuple(path.resolve() for path in paths)
         self._plugins = plugins
         self._name = name
-        self._environ = environ or {}
+        # several models would share the variables, each meant for one
+        self._environ = (environ or {}) if len(self.paths) == 1 else {}
 
     def scan(self) -> list[ModelSource]:
         """Find all models, in the order of the paths, then by name and version.
@@ -108,12 +109,16 @@ class Repository:
 
     def _from_settings(self, file: Path, environ: Mapping[str, str]) -> ModelSource:
         folder = file.parent
-        name = folder.parent.name if _VERSION_FOLDER.match(folder.name) else folder.name
+        is_version = _VERSION_FOLDER.match(folder.name) is not None
+        name = folder.parent.name if is_version else folder.name
         try:
             settings, warnings = read_model_settings(file, environ=environ)
         except SettingsError as error:
             return ModelSource(name=name, version="", folder=folder, problem=str(error))
-        return self._resolve(name, settings, folder, tuple(warnings))
+        source = self._resolve(name, settings, folder, tuple(warnings))
+        if is_version and not settings.name and not source.version:
+            source = dataclasses.replace(source, version=folder.name)
+        return source
 
     def _from_folder(self, root: Path) -> Iterator[ModelSource]:
         """Find artifacts without settings: `a.joblib`, `b/model.joblib`, `c/2/model.ubj`."""
@@ -122,6 +127,10 @@ class Repository:
         for file in sorted(_visible(root, root.rglob("*"))):
             if file.is_file() and _rank(file.name, patterns) is not None:
                 by_stem.setdefault((file.parent, file.stem), []).append(file)
+        if len(by_stem) <= 1 and any(key.upper() in _DESCRIBING for key in self._environ):
+            settings, warnings = read_model_settings(None, environ=self._environ)
+            yield self._resolve(root.name, settings, root, tuple(warnings))
+            return
         for (folder, stem), files in by_stem.items():
             is_version = folder != root and _VERSION_FOLDER.match(folder.name) is not None
             home = folder.parent if is_version else folder
@@ -130,9 +139,6 @@ class Repository:
                 name=home.name if stem == "model" else stem,
                 version=folder.name if is_version else "",
             )
-        if not by_stem and any(name.upper().startswith(_ENVIRONMENT) for name in self._environ):
-            settings, warnings = read_model_settings(None, environ=self._environ)
-            yield self._resolve(root.name, settings, root, tuple(warnings))
 
     def _from_artifact(self, file: Path, *, name: str, version: str) -> ModelSource:
         try:
@@ -214,7 +220,12 @@ class Repository:
         raise ModelLoadError(problem)
 
 
-_ENVIRONMENT = ("JACKFIELD_MODEL_", "MLSERVER_MODEL_")
+#: Variables that stand for a settings file: KServe describes the model of a pod by these alone.
+_DESCRIBING = {
+    f"{prefix}_MODEL_{name}"
+    for prefix in ("JACKFIELD", "MLSERVER")
+    for name in ("NAME", "IMPLEMENTATION", "URI")
+}
 
 
 def _rank(name: str, patterns: Sequence[str]) -> int | None:
@@ -274,7 +285,7 @@ def _refuse_doubles(sources: Iterator[ModelSource]) -> Iterator[ModelSource]:
         key = source.name, source.version
         if other := taken.get(key):
             version = f" version '{source.version}'" if source.version else ""
-            problem = f"'{other.folder}' has the model '{source.name}'{version} too; rename one"
+            problem = f"'{source.folder}' has the model '{source.name}'{version} too; rename one"
             # the first one keeps its place: it may be serving
             taken[key] = dataclasses.replace(other, warnings=(*other.warnings, problem))
             continue

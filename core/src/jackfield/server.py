@@ -7,6 +7,7 @@ no signal handlers and no logging configuration. `run` adds sockets; the CLI is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ from jackfield._http.app import create_app
 from jackfield._http.metrics import create_metrics_app
 from jackfield._http.runners import create_runner
 from jackfield._metrics import Metrics
-from jackfield._models import Models, ModelState
+from jackfield._models import IndexEntry, Model, Models, ModelState
 from jackfield._plugins import discover
 from jackfield._repository import Repository
 from jackfield.errors import ModelLoadError, SettingsError
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from jackfield._http.runners import Runner
-    from jackfield._models import IndexEntry, Model
 
-__all__ = ["Server"]
+__all__ = ["Addresses", "IndexEntry", "Model", "ModelState", "Server"]
 
 logger = logging.getLogger("jackfield")
 
@@ -161,29 +161,31 @@ class Server:
 
         settings = self.settings
         # bound one after another, before anything runs: a taken port ends the start at once
-        http = _listen(settings.host, settings.http_port, "http_port")
-        runners = {f"http://{_address(http)}": create_runner(self, http, settings)}
-        metrics_url = ""
-        if settings.metrics_endpoint:
-            metrics = _listen(settings.host, settings.metrics_port, "metrics_port")
-            metrics_url = f"http://{_address(metrics)}{settings.metrics_endpoint}"
-            app = create_metrics_app(self._metrics, settings.metrics_endpoint)
-            plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
-            runners[metrics_url] = create_runner(app, metrics, plain)
-        grpc = GrpcServer(Servicer(self._models, settings, self._problem), settings)
-        grpc_port = await grpc.start(settings.host, settings.grpc_port)
+        with contextlib.ExitStack() as listeners:
+            http = listeners.enter_context(_listen(settings.host, settings.http_port, "http_port"))
+            runners = {f"http://{_address(http)}": create_runner(self, http, settings)}
+            metrics_url = ""
+            if settings.metrics_endpoint:
+                metrics = _listen(settings.host, settings.metrics_port, "metrics_port")
+                listeners.enter_context(metrics)
+                metrics_url = f"http://{_address(metrics)}{settings.metrics_endpoint}"
+                app = create_metrics_app(self._metrics, settings.metrics_endpoint)
+                plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
+                runners[metrics_url] = create_runner(app, metrics, plain)
+            servicer = Servicer(self._models, settings, self._problem)
+            grpc = GrpcServer(servicer, settings, self._problem)
+            grpc_port = await grpc.start(settings.host, settings.grpc_port)
+            listeners.pop_all()  # the runners close them from here on
         addresses = Addresses(next(iter(runners)), f"{settings.host}:{grpc_port}", metrics_url)
 
         serving = [asyncio.create_task(runner.serve()) for runner in runners.values()]
         try:
             await _first(self.start(), stopped, serving)
             if not stopped.is_set():
-                await grpc.set_ready(ready=not self._problem())
                 await started(addresses)
                 await _first(stopped.wait(), stopped, serving)
         finally:
             self._stopping = True
-            await grpc.set_ready(ready=False)
             await self._drain(list(runners.values()), serving, grpc.stop)
         for task in serving:
             task.result()
@@ -220,11 +222,14 @@ async def _first(
 def _listen(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         option = setting.replace("_", "-")
         problem = f"can't listen on {host}:{port}: {error.strerror}; choose another with --{option}"
         raise SettingsError(setting, problem) from error
+    # connections inherit it; without it asyncio's answers wait 40 ms for the caller's next packet
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _address(listener: socket.socket) -> str:

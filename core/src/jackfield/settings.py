@@ -179,14 +179,14 @@ class Resolved(msgspec.Struct, frozen=True):
     warnings: Sequence[str]
 
 
-# MLServer's server settings that are not ours by the same name: the field that stands for it and
-# how its value converts, or a sentence that says why it has no effect.
+# MLServer's server settings that are not ours by the same name: the field that stands for it, the
+# type it has there and how its value converts, or a sentence that says why it has no effect.
 _NO_CACHE = "responses are not cached yet"
 _NO_KAFKA = "Kafka is not served yet"
-_MLSERVER: dict[str, tuple[str, Callable[[Any], Any]] | str] = {
-    "debug": ("log_level", lambda value: "debug" if _as(bool, value) else "info"),
-    "use_structured_logging": ("log_format", lambda value: "json" if _as(bool, value) else "text"),
-    "grpc_max_message_length": ("max_grpc_message_bytes", lambda value: value),
+_MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
+    "debug": ("log_level", bool, lambda value: "debug" if value else "info"),
+    "use_structured_logging": ("log_format", bool, lambda value: "json" if value else "text"),
+    "grpc_max_message_length": ("max_grpc_message_bytes", int, lambda value: value),
     "parallel_workers": "requests are served in this process, no worker copies them",
     "parallel_workers_timeout": "there are no worker processes",
     "environments_dir": "models with an environment of their own are not served yet",
@@ -212,10 +212,6 @@ _MLSERVER: dict[str, tuple[str, Callable[[Any], Any]] | str] = {
 }
 
 T = TypeVar("T")
-
-
-def _as(kind: type[T], value: object) -> T:
-    return msgspec.convert(value, kind, strict=False)
 
 
 def fields(settings: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
@@ -270,15 +266,16 @@ def resolve_server_settings(
         if isinstance(entry, str):
             warnings.append(f"{source}: '{name}' has no effect: {entry}")
             continue
-        field, convert = entry or (name, None)
+        field, kind, convert = entry or (name, None, None)
         if field not in known:
             problem = _unknown(field, [*known, *([] if is_ours else _MLSERVER)])
             if is_ours:
                 raise SettingsError(source, problem)
             warnings.append(f"{source}: {problem}; it is ignored")
             continue
-        given = convert(value) if convert else value
-        values[field] = _convert(given, known[field].type, source=source, path=name)
+        if kind and convert:
+            value = convert(_convert(value, kind, source=source, path=name))
+        values[field] = _convert(value, known[field].type, source=source, path=name)
         sources[field] = source
     return Resolved(ServerSettings(**values), sources, warnings)
 
@@ -296,7 +293,8 @@ def _given(
     for prefix, is_ours in (("MLSERVER_", False), ("JACKFIELD_", True)):
         for variable, text in sorted(environ.items()):
             name = variable.upper().removeprefix(prefix).lower()
-            if variable.upper().startswith(prefix) and not name.startswith(_OTHER_VARIABLES):
+            is_other = name.startswith(_OTHER_VARIABLES) and name not in _MLSERVER
+            if variable.upper().startswith(prefix) and not is_other:
                 yield name, text, f"environment variable {variable}", is_ours
     for option, value in options.items():
         yield option, value, f"option --{option.replace('_', '-')}", True
@@ -313,8 +311,8 @@ def read_model_settings(
 
     Args:
         path: The ``model-settings.json``; None for a model that has the environment only.
-        environ: Variables (``JACKFIELD_MODEL_*``, then ``MLSERVER_MODEL_*``) that fill in what the
-            file leaves out; empty where several models would share them.
+        environ: Variables (``JACKFIELD_MODEL_*``, then ``MLSERVER_MODEL_*``) that go before the
+            file; empty where several models would share them.
 
     Returns:
         The settings, and warnings.
@@ -325,11 +323,8 @@ def read_model_settings(
     """
     raw = {} if path is None else read_json(path)
     source = "environment" if path is None else str(path)
-    for prefix in ("JACKFIELD_MODEL_", "MLSERVER_MODEL_"):
-        for variable, text in environ.items():
-            if variable.upper().startswith(prefix):
-                _fill(raw, variable.upper().removeprefix(prefix).lower(), text)
     warnings: list[str] = []
+    _put_variables(raw, environ, warnings)
     is_ours = "." not in str(raw.get("implementation", ""))
     extra = _take_unknown(raw, ModelSettings, source=source, is_ours=is_ours, warnings=warnings)
     if extra:
@@ -344,23 +339,34 @@ def read_model_settings(
             warnings=warnings,
             prefix="parameters.",
         )
-        if unknown:
-            parameters["extra"] = {**unknown, **(parameters.get("extra") or {})}
+        kept = parameters.get("extra") or {}
+        if unknown and isinstance(kept, dict):
+            parameters["extra"] = {**unknown, **kept}
             warnings.append(f"{source}: kept in 'parameters.extra': {', '.join(sorted(unknown))}")
         raw["parameters"] = {key: value for key, value in parameters.items() if value is not None}
     raw = {key: value for key, value in raw.items() if value is not None}
     return _convert(raw, ModelSettings, source=source), warnings
 
 
-def _fill(raw: dict[str, Any], name: str, text: str) -> None:
-    """Put a variable's value where the file has none."""
-    in_parameters = name in fields(ModelParameters)
-    if not in_parameters and name not in fields(ModelSettings):
-        return
-    target = raw.setdefault("parameters", {}) if in_parameters else raw
-    if isinstance(target, dict) and target.get(name) is None:
-        field = fields(ModelParameters if in_parameters else ModelSettings)[name]
-        target[name] = _convert(text, field.type, source=f"environment variable for '{name}'")
+def _put_variables(raw: dict[str, Any], environ: Mapping[str, str], warnings: list[str]) -> None:
+    """Let a model's variables go before its file."""
+    for prefix, is_ours in (("MLSERVER_MODEL_", False), ("JACKFIELD_MODEL_", True)):
+        for variable, text in sorted(environ.items()):
+            name = variable.upper().removeprefix(prefix).lower()
+            if not variable.upper().startswith(prefix) or f"model_{name}" in _MLSERVER:
+                continue
+            source = f"environment variable {variable}"
+            settings = ModelParameters if name in fields(ModelParameters) else ModelSettings
+            known = fields(settings)
+            if name not in known:
+                problem = _unknown(name, [*fields(ModelSettings), *fields(ModelParameters)])
+                if is_ours:
+                    raise SettingsError(source, problem)
+                warnings.append(f"{source}: {problem}; it is ignored")
+                continue
+            target = raw.setdefault("parameters", {}) if settings is ModelParameters else raw
+            if isinstance(target, dict):
+                target[name] = _convert(text, known[name].type, source=source, path=name)
 
 
 def decode_options(
@@ -390,7 +396,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         raw = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(str(path), f"not readable as JSON: {error}") from error
     if not isinstance(raw, dict):
         raise SettingsError(str(path), f"expected a JSON object, found {type(raw).__name__}")
@@ -426,9 +432,17 @@ def _unknown(name: str, known: Sequence[str], *, prefix: str = "") -> str:
 def _convert(value: object, kind: type[T], *, source: str, path: str = "") -> T:
     """Convert a raw value; text is parsed, as an environment variable needs."""
     try:
-        return msgspec.convert(value, kind, strict=False)
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError:
+            if not isinstance(value, str) or value[:1] not in ("{", "["):
+                raise
+            # a variable holds lists and objects as JSON, as in MLServer
+            return msgspec.convert(msgspec.json.decode(value), kind, strict=False)
     except msgspec.ValidationError as error:
         where, expected, found = explain(error)
         field = ".".join(part for part in (path, where) if part)
         problem = f"{field + ': ' if field else ''}expected {expected}, found {found}"
         raise SettingsError(source, problem) from error
+    except msgspec.DecodeError as error:
+        raise SettingsError(source, f"{path}: {error}") from error

@@ -121,6 +121,9 @@ class Tensor(msgspec.Struct, frozen=True, eq=False):
         import numpy as np
 
         values = np.asarray(array)
+        if values.dtype.kind in "SU" and not isinstance(array, np.ndarray):
+            # NumPy's own texts lose the zero bytes at their end
+            values = np.array(array, dtype=object)
         datatype = Datatype.of(values.dtype)
         if datatype is Datatype.BYTES:
             values = _as_bytes(name, values)

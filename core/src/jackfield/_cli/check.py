@@ -67,7 +67,7 @@ async def _load(repository: Repository) -> dict[tuple[str, str], str]:
         (line.name, line.version): "" if line.state is ModelState.READY else line.reason
         for line in await models.index()
     }
-    await models.close(timeout_s=0)
+    await models.close(timeout_s=10)
     return problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -20,8 +21,9 @@ STATUS = {
     Fault.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-#: Trailers have 8 KiB by default, and names in an error may be as long as a caller likes.
-_MAX_DETAILS = 2000
+#: Trailers have 8 KiB by default, in which a text is percent-encoded, and names in an error may be
+#: as long as a caller likes. In encoded characters.
+_MAX_DETAILS = 6000
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: JackfieldError) -> NoReturn:
@@ -31,7 +33,13 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: JackfieldErr
         # clients that retry UNAVAILABLE at once would triple an overload
         wait = str(math.ceil(error.retry_after_s * 1000))
         metadata = (("grpc-retry-pushback-ms", wait),)
-    details = str(error)
-    if len(details) > _MAX_DETAILS:
-        details = details[:_MAX_DETAILS] + "…"
-    await context.abort(STATUS[error.fault], details, metadata)
+    await context.abort(STATUS[error.fault], _shorten(str(error)), metadata)
+
+
+def _shorten(text: str) -> str:
+    if len(text) * 12 <= _MAX_DETAILS:  # what a character takes at most
+        return text
+    short = text[:_MAX_DETAILS]
+    while len(quote(short)) > _MAX_DETAILS:
+        short = short[: len(short) * 3 // 4]
+    return text if short == text else short + "…"

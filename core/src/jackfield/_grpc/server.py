@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from jackfield._grpc.health import HealthServicer
 from jackfield._wire.descriptors import SERVICE, reflection_pool
 from jackfield.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jackfield._grpc.servicer import Servicer
     from jackfield.settings import ServerSettings
-
-_SERVICES = ("", SERVICE)
 
 
 class GrpcServer:
     """Owns one grpc.aio server."""
 
-    def __init__(self, servicer: Servicer, settings: ServerSettings) -> None:
+    def __init__(
+        self, servicer: Servicer, settings: ServerSettings, problem: Callable[[], str]
+    ) -> None:
         limit = settings.max_grpc_message_bytes
         self._server = aio.server(
             options=[
@@ -32,7 +35,7 @@ class GrpcServer:
             ]
         )
         self._server.add_generic_rpc_handlers((servicer.handler(),))
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = HealthServicer(("", SERVICE), problem)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool=reflection_pool())
@@ -49,16 +52,10 @@ class GrpcServer:
         except RuntimeError as error:
             problem = f"can't listen on {address}; choose another with --grpc-port"
             raise SettingsError("grpc_port", problem) from error
-        await self.set_ready(ready=False)
         await self._server.start()
         return bound
 
-    async def set_ready(self, *, ready: bool) -> None:
-        """Tell the standard health service."""
-        status = health_pb2.HealthCheckResponse
-        for name in _SERVICES:
-            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
-
     async def stop(self, grace_s: float) -> None:
         """Take no new call; those in flight have `grace_s` seconds to end."""
+        self._health.close()
         await self._server.stop(grace_s)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from jackfield._models import Models
     from jackfield.settings import ServerSettings
@@ -57,7 +58,7 @@ def create_app(models: Models, settings: ServerSettings, problem: Callable[[], s
         Route("/v2/repository/models/{model}/load", api.load, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", api.unload, methods=["POST"]),
     ]
-    return Starlette(
+    return _App(
         routes=routes,
         exception_handlers={
             JackfieldError: answer_jackfield_error,
@@ -65,6 +66,16 @@ def create_app(models: Models, settings: ServerSettings, problem: Callable[[], s
             Exception: answer_bug,
         },
     )
+
+
+class _App(Starlette):
+    """Starlette without its outermost layer.
+
+    That raises what nobody foresaw again after answering it, whereupon uvicorn ends the connection.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return ExceptionMiddleware(self.router, handlers=self.exception_handlers)
 
 
 class _Infer:
@@ -84,8 +95,13 @@ class _Infer:
         await send_json(send, json.encode_infer(response))
 
 
+_JSON_TYPES = (b"application/json", b"application/octet-stream")
+
+
 def _check_headers(scope: Scope) -> int:
     """Refuse what is not JSON; an absent content type is JSON (tritonclient sends none).
+
+    So are bytes of no stated kind: tritonclient's asynchronous client calls its JSON so.
 
     Returns:
         The announced length of the body, 0 if there is none.
@@ -94,7 +110,7 @@ def _check_headers(scope: Scope) -> int:
     for key, value in scope["headers"]:
         if key == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
-            if media_type != b"application/json" and not media_type.endswith(b"+json"):
+            if media_type not in _JSON_TYPES and not media_type.endswith(b"+json"):
                 raise HTTPException(
                     415,
                     f"content type: expected application/json, found {media_type.decode('latin1')}",
@@ -113,12 +129,13 @@ async def read_body(receive: Receive, limit_bytes: int, content_length: int = 0)
 
     Raises:
         PayloadTooLargeError: It is announced to be, or becomes, larger than the limit.
+        InvalidRequestError: The caller goes before the end; the answer reaches nobody.
     """
     if content_length > limit_bytes:
         raise PayloadTooLargeError(limit_bytes, content_length)
     message = await receive()
     body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
+    if message["type"] == "http.request" and not message.get("more_body", False):
         return _within(body, limit_bytes)
     chunks = [body]
     size = len(body)
@@ -129,6 +146,8 @@ async def read_body(receive: Receive, limit_bytes: int, content_length: int = 0)
         if size > limit_bytes:
             raise PayloadTooLargeError(limit_bytes)
         chunks.append(chunk)
+    if message["type"] != "http.request":
+        raise InvalidRequestError("body", expected="a whole body", found="a closed connection")
     return b"".join(chunks)
 
 
@@ -201,7 +220,7 @@ class _Api:
         except msgspec.ValidationError as error:
             path, expected, found = explain(error)
             raise InvalidRequestError(path, expected=expected, found=found) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidRequestError("body", expected="JSON", found=str(error)) from error
         lines = await self._models.index()
         return _json([line for line in lines if not wanted.ready or line.state == "READY"])

@@ -52,15 +52,16 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     text = error.detail
+    path = request.scope["path"]  # not request.url, which a bad Host header breaks
     if error.status_code == 404:
-        text = f"there is nothing at '{request.url.path}'; the API starts at /v2"
+        text = f"there is nothing at '{path}'; the API starts at /v2"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        text = f"method {request.method} is not allowed at '{request.url.path}', only {allowed}"
+        text = f"method {request.method} is not allowed at '{path}', only {allowed}"
     return error_response(error.status_code, text, error.headers)
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer what nobody foresaw; the server logs it, the caller learns nothing of it."""
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return error_response(500, "the server failed on this request; its log tells why")

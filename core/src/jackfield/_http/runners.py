@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hypercorn.typing import ASGIFramework
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from jackfield.settings import ServerSettings
 
@@ -81,10 +81,9 @@ class HypercornRunner:
     def __init__(self, app: ASGIApp, listener: socket.socket, settings: ServerSettings) -> None:
         from hypercorn.config import Config
 
-        self._app = app
+        self._app = _WholeBodies(app)
+        self._listener = listener
         self._config = Config()
-        # hypercorn closes the descriptor that it is given; the socket object must not do so again
-        self._config.bind = [f"fd://{listener.detach()}"]
         self._config.accesslog = None
         self._config.errorlog = logging.getLogger("jackfield.http")
         self._config.include_server_header = False
@@ -96,6 +95,8 @@ class HypercornRunner:
         """Serve until `stop`."""
         from hypercorn.asyncio import serve
 
+        # hypercorn closes the descriptor that it is given; the socket object must not do so again
+        self._config.bind = [f"fd://{self._listener.detach()}"]
         # both are ASGI; hypercorn spells each message's type out
         app = cast("ASGIFramework", self._app)
         await serve(app, self._config, shutdown_trigger=self._stopped.wait)
@@ -103,3 +104,46 @@ class HypercornRunner:
     def stop(self) -> None:
         """Take no new connection, and let `serve` return."""
         self._stopped.set()
+
+
+#: How much of a body that nobody reads is taken and dropped, and for how long.
+_REST_BYTES = 64 * 1024 * 1024
+_REST_S = 10.0
+
+
+class _WholeBodies:
+    """An app whose answers end after the request's body has come whole.
+
+    hypercorn ends the connection, with every HTTP/2 stream on it, when a part of a body arrives
+    after the answer: an early 404 or 413 would take its neighbours along.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_whole = scope["type"] != "http"
+
+        async def receive_part() -> Message:
+            nonlocal is_whole
+            message = await receive()
+            is_whole = not message.get("more_body", False)
+            return message
+
+        async def send_at_last(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_last and not is_whole:
+                # the caller has its answer, and may see by it that the rest is in vain
+                await send({**message, "more_body": True})
+                await drop_rest()
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        async def drop_rest() -> None:
+            left = _REST_BYTES
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REST_S):
+                    while not is_whole and left > 0:
+                        left -= len((await receive_part()).get("body", b""))
+
+        await self._app(scope, receive_part, send_at_last)

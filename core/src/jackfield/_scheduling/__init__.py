@@ -25,8 +25,11 @@ class Scheduler(Protocol):
     def infer(self) -> Infer:
         """What is called for each request."""
 
+    async def drain(self) -> None:
+        """Wait for what still runs although its caller has gone."""
+
     def close(self) -> None:
-        """Free threads; called when no request is in flight."""
+        """Free threads; requests that still wait are not run."""
 
 
 def choose_scheduler(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from jackfield.messages import InferRequest, InferResponse
     from jackfield.runtime import Capabilities
@@ -28,11 +29,30 @@ class ThreadScheduler:
         threads = (os.cpu_count() or 1) if gains else 1
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jackfield-infer")
         self._plain = plain
+        self._left: set[Future[InferResponse]] = set()
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Wait for a thread's answer; a cancelled request that still waits is never run."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._plain, request)
+        future = self._executor.submit(self._run, request)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel():  # it runs on
+                self._left.add(future)
+                future.add_done_callback(self._left.discard)
+            raise
+
+    def _run(self, request: InferRequest) -> InferResponse:
+        try:
+            return self._plain(request)
+        except StopIteration as error:  # no future takes it: the caller would wait for ever
+            problem = "infer raised StopIteration"
+            raise RuntimeError(problem) from error
+
+    async def drain(self) -> None:
+        """Wait for what still runs although its caller has gone."""
+        left = [asyncio.wrap_future(future) for future in tuple(self._left)]
+        await asyncio.gather(*left, return_exceptions=True)
 
     def close(self) -> None:
         """Let the threads end."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import math
 import re
 import uuid
 from types import GenericAlias
@@ -34,9 +33,13 @@ if TYPE_CHECKING:
     from jackfield.messages import InferResponse
 
 
+#: What no array has by far; the bound keeps an error's text short, too.
+_Size = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Input(Struct):
     name: str
-    shape: list[int]
+    shape: list[_Size]
     datatype: Datatype
     data: Raw
     parameters: dict[str, Any] | None = None
@@ -135,7 +138,7 @@ def _array(given: _Input, index: int, model: str) -> NDArray[Any]:
         values = _data_decoder(datatype, 1).decode(given.data)
     except msgspec.ValidationError as error:
         values = _unflat(given, count, index, model, error)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
             f"inputs[{index}].data", expected="JSON", found=_lower(error), model=model
         ) from error
@@ -153,17 +156,31 @@ def _array(given: _Input, index: int, model: str) -> NDArray[Any]:
         try:
             array = np.array(values, dtype=_DTYPES[datatype])
         except OverflowError as error:  # UINT64 only: msgspec's bounds end at INT64
-            raise InvalidRequestError(
-                f"inputs[{index}].data",
-                expected="integers from 0 to 18446744073709551615",
-                found="a larger one",
-                model=model,
-            ) from error
+            raise _too_large(given, values, index, model) from error
     return array.reshape(shape)
+
+
+_UINT64_MAX = 2**64 - 1
+
+
+def _too_large(given: _Input, values: list[int], index: int, model: str) -> InvalidRequestError:
+    """Find the element that no UINT64 holds."""
+    place = next(place for place, value in enumerate(values) if value > _UINT64_MAX)
+    is_nested = _NESTED.match(bytes(given.data))
+    path = np.unravel_index(place, given.shape) if is_nested else (place,)
+    return InvalidRequestError(
+        f"inputs[{index}].data" + "".join(f"[{each}]" for each in path),
+        expected=f"an integer <= {_UINT64_MAX}",
+        found=str(values[place])[:_LONGEST_FOUND],
+        model=model,
+    )
 
 
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _LIST = re.compile(rb"\s*\[")
+_INDEX = re.compile(r"\d+")
+#: How much of a value an error shows, in characters.
+_LONGEST_FOUND = 40
 
 
 def _unflat(
@@ -175,24 +192,33 @@ def _unflat(
     if count == 1 and not _LIST.match(data):
         data, depth = b"[" + data + b"]", 1
     elif depth < 2 or not _NESTED.match(data):
-        raise _mismatch(error, f"inputs[{index}].data", model) from error
+        raise _mismatch(error, f"inputs[{index}].data", model, data) from error
     try:
         values = _data_decoder(given.datatype, depth).decode(data)
     except msgspec.ValidationError as nested_error:
-        raise _mismatch(nested_error, f"inputs[{index}].data", model) from nested_error
-    for level, size in enumerate(given.shape[:-1] if depth > 1 else ()):
-        next_size = given.shape[level + 1]
-        if len(values) != math.prod(given.shape[: level + 1]) or any(
-            len(value) != next_size for value in values
-        ):
-            raise InvalidRequestError(
-                f"inputs[{index}].data",
-                expected=f"lists nested as the shape {given.shape} says",
-                found=f"another length at level {level + 1} (expected {size} of {next_size})",
-                model=model,
-            )
-        values = [element for value in values for element in value]
-    return values
+        raise _mismatch(nested_error, f"inputs[{index}].data", model, data) from nested_error
+    except (msgspec.DecodeError, UnicodeDecodeError) as nested_error:
+        raise InvalidRequestError(
+            f"inputs[{index}].data", expected="JSON", found=_lower(nested_error), model=model
+        ) from nested_error
+    return _flatten(values, given.shape, index, model) if depth > 1 else values
+
+
+def _flatten(values: list[Any], shape: list[int], index: int, model: str) -> list[Any]:
+    """Join nested lists, level by level; each must be as long as the shape says."""
+    lists = [values]
+    for level, size in enumerate(shape):
+        for place, each in enumerate(lists):
+            if len(each) != size:
+                path = np.unravel_index(place, tuple(shape[:level])) if level else ()
+                raise InvalidRequestError(
+                    f"inputs[{index}].data" + "".join(f"[{step}]" for step in path),
+                    expected=f"{size} elements for the shape {shape}",
+                    found=str(len(each)),
+                    model=model,
+                )
+        lists = [element for each in lists for element in each]
+    return lists
 
 
 def _refuse_doubles(inputs: list[Tensor], model: str) -> None:
@@ -208,10 +234,17 @@ def _refuse_doubles(inputs: list[Tensor], model: str) -> None:
         seen.add(tensor.name)
 
 
-def _mismatch(error: msgspec.ValidationError, prefix: str, model: str) -> InvalidRequestError:
+def _mismatch(
+    error: msgspec.ValidationError, prefix: str, model: str, data: bytes = b""
+) -> InvalidRequestError:
+    """Translate msgspec's error; from the data, if given, the value that was found is told."""
     path, expected, found = explain(error)
     if path.endswith(".datatype"):
         expected = f"one of {', '.join(Datatype)}"
+    if data and found == "another value":
+        for step in _INDEX.findall(path):
+            data = msgspec.json.decode(data, type=list[Raw])[int(step)]
+        found = bytes(data).decode()[:_LONGEST_FOUND]
     joint = "" if not prefix or not path or path.startswith("[") else "."
     return InvalidRequestError(
         f"{prefix}{joint}{path}", expected=expected, found=found, model=model
@@ -220,7 +253,7 @@ def _mismatch(error: msgspec.ValidationError, prefix: str, model: str) -> Invali
 
 def _lower(error: Exception) -> str:
     text = str(error)
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def encode_infer(response: InferResponse) -> bytes:

@@ -28,13 +28,15 @@ _DTYPES = {datatype: datatype.dtype.newbyteorder("<") for datatype in Datatype}
 _LENGTH = struct.Struct("<I")
 #: NumPy 1 holds no array of more dimensions.
 MAX_DIMENSIONS = 32
+#: NumPy refuses a larger product of the sizes, even where one of them is 0.
+_MAX_ELEMENTS = 2**59
 
 
 def check_shape(shape: Sequence[int], field: str, model: str) -> int:
     """Refuse a shape that no array has; count the elements.
 
     Raises:
-        InvalidRequestError: A size is below 0, or there are more than 32.
+        InvalidRequestError: A size is below 0, there are more than 32, or no memory holds them.
     """
     if len(shape) > MAX_DIMENSIONS or (shape and min(shape) < 0):
         raise InvalidRequestError(
@@ -43,7 +45,15 @@ def check_shape(shape: Sequence[int], field: str, model: str) -> int:
             found=f"{len(shape)} sizes" if len(shape) > MAX_DIMENSIONS else str(list(shape)),
             model=model,
         )
-    return math.prod(shape)
+    count = math.prod(shape)
+    if not count and math.prod(filter(None, shape)) > _MAX_ELEMENTS:
+        raise InvalidRequestError(
+            f"{field}.shape",
+            expected="sizes that an array can have",
+            found=str(list(shape)),
+            model=model,
+        )
+    return count
 
 
 def decode_raw(

@@ -1,0 +1,311 @@
+import json
+
+import pytest
+
+from jackfield import ModelSettings, SettingsError
+from jackfield._plugins import discover
+from jackfield._repository import Repository
+
+
+@pytest.fixture
+def readers(add_reader):
+    """Install two runtimes: `text` reads text files, `many` reads three forms."""
+    add_reader("text", "*.txt", aliases=("mlserver_text.TextModel",))
+    add_reader("many", "*.first", "*.second", "*.both")
+    return ["text", "many"]
+
+
+@pytest.fixture
+def scan(models_dir, readers):
+    def scan(*paths, plugins=readers, **options):
+        found = Repository(paths or [models_dir], discover(plugins), **options).scan()
+        return {(source.name, source.version): source for source in found}
+
+    return scan
+
+
+def write(path, content="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def only(found):
+    [source] = found.values()
+    return source
+
+
+# ---- artifacts without settings ----
+
+
+def test_a_file_is_a_model_with_the_files_name(models_dir, scan):
+    file = write(models_dir / "iris.txt")
+    source = scan(file)["iris", ""]
+    assert source.artifact == file
+    assert source.spec.name == "text"
+    assert source.problem == ""
+
+
+def test_a_name_may_be_given_to_the_one_model(models_dir, scan):
+    file = write(models_dir / "iris.txt")
+    assert only(scan(file, name="flowers")).name == "flowers"
+
+
+def test_a_name_for_several_models_is_refused_with_theirs(models_dir, scan):
+    files = [write(models_dir / f"{name}.txt") for name in ("b", "a")]
+    with pytest.raises(SettingsError, match="option --name: several models are there: a, b"):
+        scan(*files, name="flowers")
+
+
+def test_a_folder_without_settings_gives_names_and_versions_by_its_layout(models_dir, scan):
+    for place in ("iris.txt", "b/model.txt", "c/1/model.txt", "c/v2/model.txt", "d/wine.txt"):
+        write(models_dir / place)
+    found = scan()
+    assert set(found) == {("iris", ""), ("b", ""), ("c", "1"), ("c", "v2"), ("wine", "")}
+    assert found["c", "v2"].artifact == models_dir / "c" / "v2" / "model.txt"
+
+
+def test_what_no_runtime_reads_is_no_model(models_dir, scan):
+    write(models_dir / "README.md")
+    write(models_dir / "iris.txt")
+    assert list(scan()) == [("iris", "")]
+
+
+@pytest.mark.parametrize("file", [".hidden.txt", ".git/a.txt", "a/.cache/b.txt"])
+def test_what_is_hidden_is_left_alone(models_dir, scan, file):
+    write(models_dir / file)
+    assert scan() == {}
+
+
+@pytest.mark.parametrize("folder", [".hidden", "a/.ipynb_checkpoints"])
+def test_settings_in_hidden_folders_are_left_alone(models_dir, scan, folder):
+    write(models_dir / folder / "model-settings.json", {"implementation": "text"})
+    assert scan() == {}
+
+
+def test_a_root_whose_own_path_is_hidden_is_served(tmp_path, scan):
+    write(tmp_path / ".models" / "iris.txt")
+    assert ("iris", "") in scan(tmp_path / ".models")
+
+
+def test_of_several_forms_of_one_model_the_first_pattern_wins(models_dir, scan):
+    write(models_dir / "a" / "model.second")
+    write(models_dir / "a" / "model.first")
+    assert only(scan()).artifact.name == "model.first"
+
+
+def test_a_file_that_two_runtimes_read_needs_a_decision(models_dir, scan, add_reader, readers):
+    add_reader("other", "*.both")
+    file = write(models_dir / "a.both")
+    problem = only(scan(file, plugins=[*readers, "other"])).problem
+    assert "'a.both' may be for 'many' or 'other'; set implementation" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a.joblib", 'pip install "jackfield[sklearn]"'),
+        ("a.ubj", 'pip install "jackfield[xgboost]"'),
+        ("a.xyz", "no installed runtime reads 'a.xyz'; known are: "),
+    ],
+)
+def test_a_file_that_nothing_reads_says_what_to_do(models_dir, scan, name, problem):
+    assert problem in only(scan(write(models_dir / name))).problem
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="there is no such file or folder"):
+        Repository([tmp_path / "nowhere"], discover([]))
+
+
+def test_an_empty_folder_has_no_model(scan):
+    assert scan() == {}
+
+
+# ---- settings ----
+
+
+def settings(models_dir, folder="a", *, artifact="model.txt", **given):
+    if artifact:
+        write(models_dir / folder / artifact)
+    return write(models_dir / folder / "model-settings.json", given)
+
+
+@pytest.mark.parametrize("implementation", ["text", "mlserver_text.TextModel", ""])
+def test_a_runtime_is_found_by_name_by_mlservers_name_or_by_the_artifact(
+    models_dir, scan, implementation
+):
+    settings(models_dir, name="iris", implementation=implementation)
+    source = scan()["iris", ""]
+    assert source.problem == ""
+    assert source.spec.name == "text"
+    assert source.artifact == models_dir / "a" / "model.txt"
+
+
+def test_the_settings_file_itself_may_be_the_path(models_dir, scan):
+    assert ("a", "") in scan(settings(models_dir))
+
+
+def test_the_folders_name_is_the_models_where_the_settings_have_none(models_dir, scan):
+    settings(models_dir)
+    assert list(scan()) == [("a", "")]
+
+
+def test_version_folders_name_the_version_where_the_settings_say_nothing(models_dir, scan):
+    settings(models_dir, "iris/1", implementation="text")
+    settings(models_dir, "iris/v2", implementation="text")
+    settings(models_dir, "iris/3", implementation="text", parameters={"version": "blue"})
+    assert set(scan()) == {("iris", "1"), ("iris", "v2"), ("iris", "blue")}
+
+
+def test_a_name_in_the_settings_keeps_mlservers_meaning_without_a_version(models_dir, scan):
+    settings(models_dir, "iris/1", name="mine", implementation="text")
+    assert set(scan()) == {("mine", "")}
+
+
+def test_settings_are_found_at_any_depth(models_dir, scan):
+    settings(models_dir, "x/y/z", name="deep")
+    settings(models_dir, "b", name="flat")
+    assert set(scan()) == {("deep", ""), ("flat", "")}
+
+
+@pytest.mark.parametrize("uri", ["../elsewhere/m.txt", "../elsewhere", "file:../elsewhere/m.txt"])
+def test_an_artifact_may_lie_elsewhere(models_dir, scan, uri):
+    file = write(models_dir / "elsewhere" / "m.txt")
+    settings(models_dir, artifact="", name="iris", parameters={"uri": uri})
+    assert scan()["iris", ""].artifact == file
+
+
+def test_an_artifact_may_be_named_absolutely(models_dir, scan, tmp_path):
+    file = write(tmp_path / "out" / "m.txt")
+    settings(models_dir, artifact="", name="iris", parameters={"uri": f"file://{file}"})
+    assert scan()["iris", ""].artifact == file
+
+
+PROBLEMS = {
+    "missing artifact": ({"parameters": {"uri": "no.txt"}}, "no.txt' is missing (parameters.uri"),
+    "empty folder": ({"implementation": "text"}, "no artifact is in '"),
+    "unknown implementation": ({"implementation": "teapot"}, "has the runtime 'teapot'; installed"),
+    "plugin not installed": (
+        {"implementation": "mlserver_xgboost.XGBoostModel"},
+        'install it: pip install "jackfield[xgboost]"',
+    ),
+    "code that is nowhere": ({"implementation": "mine.Model"}, "has the runtime 'mine.Model'"),
+    "remote": ({"parameters": {"uri": "s3://bucket/m"}}, "can't be fetched from 's3:' yet"),
+    "remote of any kind": ({"parameters": {"uri": "https://x/m"}}, "fetched from 'https:' yet"),
+    "checksum of the wrong form": ({"parameters": {"sha256": "abc"}}, "parameters.sha256"),
+    "slash in the name": ({"name": "a/b", "implementation": "text"}, "'a/b' can't stand in a URL"),
+    "slash in the version": (
+        {"implementation": "text", "parameters": {"version": "1/2"}},
+        "the version '1/2' can't stand in a URL",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_settings_that_lead_nowhere_say_why(models_dir, scan, case):
+    given, problem = PROBLEMS[case]
+    settings(models_dir, artifact="", **given)
+    settings(models_dir, "good", implementation="text")
+    found = scan()
+    assert found.pop(("good", "")).problem == ""
+    assert problem in only(found).problem
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"nme": "a"}', "unknown setting 'nme'; did you mean 'name'"),
+        ('{"max_queue": 0}', "max_queue: expected an integer >= 1"),
+        ('{"a": ' + "[" * 10_000, "not readable as JSON"),
+    ],
+)
+def test_a_broken_settings_file_is_a_problem_of_its_model_alone(models_dir, scan, content, problem):
+    file = write(models_dir / "bad" / "model-settings.json", content)
+    settings(models_dir, "good", implementation="text")
+    found = scan()
+    assert found["good", ""].problem == ""
+    assert found["bad", ""].problem.startswith(f"{file}: ")
+    assert problem in found["bad", ""].problem
+
+
+def test_a_settings_file_in_another_encoding_is_a_problem_of_its_model_alone(models_dir, scan):
+    file = write(models_dir / "bad" / "model-settings.json")
+    file.write_bytes('{"name": "é"}'.encode("latin-1"))
+    assert "not readable as JSON: 'utf-8' codec can't decode" in only(scan()).problem
+
+
+def test_several_artifacts_of_one_pattern_need_a_decision(models_dir, scan):
+    write(models_dir / "a" / "other.txt")
+    settings(models_dir, implementation="text")
+    problem = only(scan()).problem
+    assert "several artifacts are in '" in problem
+    assert "model.txt, other.txt; name one in parameters.uri" in problem
+
+
+def test_of_two_models_with_one_name_the_first_stays_and_warns(models_dir, scan):
+    settings(models_dir, "a", name="same", implementation="text")
+    settings(models_dir, "b", name="same", implementation="text")
+    source = only(scan())
+    assert source.folder == models_dir / "a"
+    [warning] = source.warnings
+    assert warning == f"'{models_dir / 'b'}' has the model 'same' too; rename one"
+
+
+def test_code_beside_the_settings_is_a_runtime(models_dir, scan):
+    write(models_dir / "a" / "mine.py", "class Model: pass")
+    settings(models_dir, artifact="", implementation="mine.Model")
+    source = only(scan())
+    assert source.problem == ""
+    assert source.spec.runtime == "mine:Model"
+    assert source.artifact == models_dir / "a"
+
+
+# ---- the environment ----
+
+VARIABLES = {"MLSERVER_MODEL_NAME": "env", "MLSERVER_MODEL_IMPLEMENTATION": "text"}
+
+
+@pytest.mark.parametrize("given", [{}, {"name": "file"}])
+def test_variables_go_before_the_file_of_the_one_model(models_dir, scan, given):
+    settings(models_dir, **given)
+    assert only(scan(environ=VARIABLES)).name == "env"
+
+
+def test_variables_reach_no_model_where_there_are_several(models_dir, scan):
+    settings(models_dir, "a")
+    settings(models_dir, "b")
+    assert set(scan(environ=VARIABLES)) == {("a", ""), ("b", "")}
+
+
+def test_variables_reach_no_model_where_there_are_several_paths(models_dir, scan):
+    paths = [settings(models_dir, "a").parent, settings(models_dir, "b").parent]
+    assert set(scan(*paths, environ=VARIABLES)) == {("a", ""), ("b", "")}
+
+
+@pytest.mark.parametrize("file", ["w.bin", "w.txt"])
+def test_variables_alone_make_a_model_of_a_folder(models_dir, scan, file):
+    file = write(models_dir / "weights" / file)
+    uri = file.relative_to(models_dir)
+    variables = VARIABLES | {"MLSERVER_MODEL_URI": str(uri), "MLSERVER_MODEL_VERSION": "3"}
+    source = only(scan(environ=variables))
+    assert (source.name, source.version, source.problem) == ("env", "3", "")
+    assert source.artifact == file
+
+
+def test_a_variable_of_the_wrong_form_is_a_problem_of_the_model(models_dir, scan):
+    settings(models_dir)
+    problem = only(scan(environ={"MLSERVER_MODEL_MAX_QUEUE": "many"})).problem
+    assert problem.startswith("environment variable MLSERVER_MODEL_MAX_QUEUE: max_queue: expected")
+
+
+def test_ours_go_before_mlservers(models_dir, scan):
+    settings(models_dir)
+    environ = VARIABLES | {"JACKFIELD_MODEL_NAME": "ours"}
+    assert only(scan(environ=environ)).name == "ours"
+
+
+def test_a_model_that_has_no_settings_has_the_defaults(models_dir, scan):
+    assert only(scan(write(models_dir / "iris.txt"))).settings == ModelSettings()
