@@ -94,7 +94,7 @@ def stage(monkeypatch):
 
 async def _until(is_true):
     async with asyncio.timeout(10):
-        while not is_true():
+        while not is_true():  # noqa: ASYNC110  what is waited for sets no event
             await asyncio.sleep(0.001)
 
 

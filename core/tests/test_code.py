@@ -42,7 +42,8 @@ def test_a_class_in_the_models_code_can_be_pickled_and_made_a_dataclass(tmp_path
     assert import_runtime("own:Own", folder=tmp_path)().x == 1
 
 
-def test_no_compilation_is_left_in_the_models_folder(add_model):
+def test_no_compilation_is_left_in_the_models_folder(add_model, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     folder = add_model("double")
     import_runtime("runtimes:Double", folder=folder)
     assert not (folder / "__pycache__").exists()

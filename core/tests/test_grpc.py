@@ -30,9 +30,7 @@ async def refusal(awaitable):
 # ---- what goes well ----
 
 
-async def test_an_answer_is_raw_and_has_name_version_and_id(
-    add_model, models_dir, running, call
-):
+async def test_an_answer_is_raw_and_has_name_version_and_id(add_model, models_dir, running, call):
     add_model("double", version="7")
     async with running(models_dir) as run, run.channel() as channel:
         answer = await call(channel, "ModelInfer", infer_message(1, 2.5, id="abc"))
@@ -247,9 +245,7 @@ async def test_an_enormous_name_makes_no_enormous_answer(
         assert len(error.details()) < 8000
 
 
-async def test_a_message_over_the_limit_is_resource_exhausted(
-    add_model, models_dir, running, call
-):
+async def test_a_message_over_the_limit_is_resource_exhausted(add_model, models_dir, running, call):
     add_model("double")
     async with (
         running(models_dir, max_grpc_message_bytes=10_000) as run,

@@ -92,9 +92,7 @@ async def test_json_is_read_by_any_of_its_names(add_model, served, body_of, cont
     add_model("double")
     headers = {"content-type": content_type} if content_type else {}
     async with served() as client:
-        answer = await client.post(
-            "/v2/models/double/infer", content=body_of(1), headers=headers
-        )
+        answer = await client.post("/v2/models/double/infer", content=body_of(1), headers=headers)
     assert answer.status_code == 200
 
 
@@ -228,9 +226,7 @@ async def chunks(size):
     ids=["announced", "chunked"],
 )
 @pytest.mark.parametrize("path", ["models/double/infer", "repository/index"])
-async def test_a_body_over_the_limit_is_413_with_the_limit(
-    add_model, served, path, content, found
-):
+async def test_a_body_over_the_limit_is_413_with_the_limit(add_model, served, path, content, found):
     add_model("double")
     if not isinstance(content, bytes):
         content = chunks(LIMIT + 1000)

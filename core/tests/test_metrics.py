@@ -55,3 +55,15 @@ def test_two_registries_share_nothing():
     first, second = Metrics(), Metrics()
     first.model("m", "").success.inc()
     assert b'model="m"' not in second.expose()[0]
+
+
+async def test_an_unloaded_model_leaves_no_series_and_a_loaded_one_has_them_again(
+    add_model, models_dir
+):
+    add_model("double")
+    async with Server([models_dir], plugins=()) as server:
+        for _ in range(2):
+            await server._models.unload("double")
+            assert b'model="double"' not in server._metrics.expose()[0]
+            await server._models.load("double")
+            assert b'model="double"' in server._metrics.expose()[0]

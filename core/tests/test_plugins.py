@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jackfield import ModelLoadError
+from jackfield import InferRequest, ModelLoadError, Server, Tensor
 from jackfield._plugins import discover
 
 GOOD = """
@@ -163,3 +163,25 @@ def test_discovery_imports_no_numpy_and_no_server(add_plugin):
     assert names == ["good"]
     heavy = {"numpy", "grpc", "google", "starlette", "uvicorn", "hypercorn", "orjson", "sklearn"}
     assert heavy.isdisjoint(modules)
+
+
+async def test_a_plugins_runtime_gets_its_artifact_and_its_own_settings(add_reader, models_dir):
+    add_reader("text", "*.txt", options="Options")
+    (models_dir / "model.txt").write_text("hello")
+    settings = {"name": "m", "implementation": "text", "parameters": {"extra": {"scale": "2.5"}}}
+    (models_dir / "model-settings.json").write_text(json.dumps(settings))
+    async with Server([models_dir], plugins=["text"]) as server:
+        response = await server.model("m").infer(InferRequest([Tensor.from_array("x", [1])]))
+    assert response.output("text").array.tolist() == [b"hello"]
+    assert response.output("scale").array.tolist() == [2.5]
+
+
+async def test_a_runtimes_unknown_setting_is_a_problem_of_the_model(add_reader, models_dir):
+    add_reader("text", "*.txt", options="Options")
+    (models_dir / "model.txt").write_text("hello")
+    settings = {"name": "m", "implementation": "text", "parameters": {"extra": {"scaled": 2}}}
+    (models_dir / "model-settings.json").write_text(json.dumps(settings))
+    async with Server([models_dir], plugins=["text"]) as server:
+        [line] = await server.index()
+    assert line.state == "UNAVAILABLE"
+    assert "'parameters.extra.scaled'; did you mean 'parameters.extra.scale'" in line.reason

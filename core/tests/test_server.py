@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import statistics
 import time
 
 import httpx
@@ -152,14 +153,16 @@ async def test_stop_ends_within_its_time_although_a_request_does_not(
     add_model, running, stage, http_server
 ):
     folder = add_model("m", "Staged")
-    async with asyncio.timeout(15):
-        async with running(folder, http_server=http_server, drain_timeout_s=0.2) as run:
-            async with run.client() as client:
-                request = asyncio.create_task(client.post("/v2/models/m/infer", json=GOOD))
-                await stage.until_inferring()
-                run.stop.set()
-                await run.task
-                await asyncio.wait([request])
+    async with (
+        asyncio.timeout(15),
+        running(folder, http_server=http_server, drain_timeout_s=0.2) as run,
+        run.client() as client,
+    ):
+        request = asyncio.create_task(client.post("/v2/models/m/infer", json=GOOD))
+        await stage.until_inferring()
+        run.stop.set()
+        await run.task
+        await asyncio.wait([request])
         stage.may_answer.set()
     assert isinstance(request.exception(), httpx.HTTPError) or request.result().status_code >= 500
 
@@ -183,18 +186,17 @@ async def test_a_server_told_to_stop_while_it_loads_stops(add_model, models_dir,
 
 
 @pytest.mark.parametrize("http_server", ["uvicorn", "hypercorn"])
-async def test_an_answer_does_not_wait_for_the_callers_next_packet(
-    add_model, running, http_server
-):
+async def test_an_answer_does_not_wait_for_the_callers_next_packet(add_model, running, http_server):
     async with (
         running(add_model("double"), http_server=http_server) as run,
         run.client() as client,
     ):
-        started = time.perf_counter()
-        for _ in range(10):
+        times_s = []
+        for _ in range(11):
+            started = time.perf_counter()
             await client.post("/v2/models/double/infer", json=GOOD)
-        took_s = time.perf_counter() - started
-    assert took_s < 10 * 0.04  # a delayed acknowledgement each
+            times_s.append(time.perf_counter() - started)
+    assert statistics.median(times_s) < 0.03  # a delayed acknowledgement takes 0.04
 
 
 async def test_idle_keep_alive_connections_do_not_hold_the_stop_up(add_model, running):

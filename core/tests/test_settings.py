@@ -358,3 +358,15 @@ def test_a_runtimes_unknown_setting_is_an_error_or_a_warning():
 def test_a_runtimes_setting_of_the_wrong_form_is_said():
     with pytest.raises(SettingsError, match=r"parameters\.extra\.depth: expected an integer"):
         decode_options({"depth": "deep"}, Options, source="file", is_ours=True)
+
+
+def test_what_kubernetes_puts_into_a_pod_beside_a_service_of_our_name_is_no_setting(resolve):
+    environ = {
+        "JACKFIELD_PORT": "tcp://10.0.0.1:8080",
+        "JACKFIELD_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "JACKFIELD_SERVICE_HOST": "10.0.0.1",
+        "JACKFIELD_SERVICE_PORT_HTTP": "8080",
+    }
+    resolved = resolve(environ=environ)
+    assert resolved.settings == ServerSettings()
+    assert not resolved.warnings

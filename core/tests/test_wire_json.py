@@ -53,7 +53,7 @@ def test_nested_data_is_read_as_flat_data_is(tensor):
         data = nested.reshape(array.shape).tolist()
     else:
         nested = array.astype(object)
-        nested[array != array] = None  # noqa: PLR0124  true for NaN alone
+        nested[array != array] = None  # NaN alone differs from itself
         data = nested.tolist() if array.shape else nested.item()
     check_equal(decode(tensor.datatype, array.shape, data), tensor)
 

@@ -190,10 +190,17 @@ class _Entry:
     """A model version that is known, whether it serves or not."""
 
     source: ModelSource
-    metrics: ModelMetrics
+    #: Kept over reloads; None while it is not loaded.
+    metrics: ModelMetrics | None = None
     state: ModelState = ModelState.LOADING
     reason: str = ""
     model: Model | None = None
+
+    def forget_metrics(self) -> None:
+        """Take its series out, so that what is not loaded leaves none."""
+        if self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
 
 
 class Models:
@@ -358,6 +365,7 @@ class Models:
             await asyncio.gather(*(model.close() for model in models))
             for entry in versions.values():
                 entry.state, entry.reason = ModelState.UNAVAILABLE, "unloaded"
+                entry.forget_metrics()
 
     async def close(self, timeout_s: float) -> None:
         """Unload everything; requests in flight have `timeout_s` seconds to end."""
@@ -374,10 +382,7 @@ class Models:
     def _note(self, source: ModelSource) -> _Entry:
         """Get the entry of a version, or make one."""
         versions = self._entries.setdefault(source.name, {})
-        if source.version not in versions:
-            metrics = self._metrics.model(source.name, source.version)
-            versions[source.version] = _Entry(source, metrics)
-        return versions[source.version]
+        return versions.setdefault(source.version, _Entry(source))
 
     async def _load(self, source: ModelSource) -> str:
         """Load one version beside what serves, and swap; returns the problem, empty if none."""
@@ -385,6 +390,8 @@ class Models:
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
         try:
+            if entry.metrics is None:
+                entry.metrics = self._metrics.model(source.name, source.version)
             model = await self._build(source, entry.metrics)
         except ModelLoadError as error:
             logger.error("model '%s' %s: %s", source.name, source.version, error)
@@ -426,7 +433,7 @@ class Models:
             if entry.model is not None:
                 await entry.model.close()
             if forget:
-                entry.metrics.close()
+                entry.forget_metrics()
 
         task = asyncio.ensure_future(close())
         self._closing.add(task)

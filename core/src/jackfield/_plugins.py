@@ -102,13 +102,13 @@ def discover(only: Collection[str] | None = None) -> Plugins:
             hooks = _register(manager, entry)
             runtimes = _runtimes(manager, entry.name)
             claimed: dict[str, str] = {}
-            for spec in runtimes:
-                if other := taken.get(spec.name) or claimed.get(spec.name):
-                    raise _broken(f"its runtime '{spec.name}' is {other}'s already")
-                claimed[spec.name] = distribution
+            for name in (name for spec in runtimes for name in (spec.name, *spec.aliases)):
+                if other := taken.get(name) or claimed.get(name):
+                    raise _broken(f"its runtime '{name}' is {other}'s already")
+                claimed[name] = distribution
             taken |= claimed
         # a plugin's import and hooks are foreign code: whatever they raise is theirs, and named
-        except Exception as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             problem = error.problem if isinstance(error, PluginError) else _describe(error)
             plugin = Plugin(
                 name=entry.name, distribution=distribution, version=version, problem=problem
@@ -157,5 +157,5 @@ def _broken(problem: str) -> PluginError:
     return PluginError("", "", problem)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -188,7 +188,8 @@ class Server:
             self._stopping = True
             await self._drain(list(runners.values()), serving, grpc.stop)
         for task in serving:
-            task.result()
+            if task.done():
+                task.result()
 
     async def _drain(
         self,

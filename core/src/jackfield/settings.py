@@ -9,6 +9,7 @@ variable is ours, and a warning where it is MLServer's and must keep working.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -294,12 +295,16 @@ def _given(
         for variable, text in sorted(environ.items()):
             name = variable.upper().removeprefix(prefix).lower()
             is_other = name.startswith(_OTHER_VARIABLES) and name not in _MLSERVER
+            is_other = is_other or _KUBERNETES.match(name) is not None
             if variable.upper().startswith(prefix) and not is_other:
                 yield name, text, f"environment variable {variable}", is_ours
     for option, value in options.items():
         yield option, value, f"option --{option.replace('_', '-')}", True
 
 
+#: Kubernetes puts these into every pod beside a Service of our name: `JACKFIELD_SERVICE_HOST`,
+#: `JACKFIELD_PORT`, `JACKFIELD_PORT_8080_TCP` and so on.
+_KUBERNETES = re.compile(r"(service_(host|port)|port)(_|$)")
 #: Variables with our prefix that set something other than the server.
 _OTHER_VARIABLES = ("model_", "plugins", "infer_")
 

@@ -30,9 +30,13 @@ STATUS = {
     Fault.DEADLINE: 504,
 }
 
+_LONGEST_TEXT = 4000
+
 
 def error_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """Make the protocol's error body; kserve's client reads it of exactly this content type."""
+    if len(text) > _LONGEST_TEXT:  # names in it may be as long as a caller likes
+        text = text[:_LONGEST_TEXT] + "…"
     body = msgspec.json.encode({"error": text})
     return Response(body, status, headers, media_type="application/json")
 

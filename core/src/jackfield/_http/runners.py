@@ -57,6 +57,7 @@ class UvicornRunner:
                 app,
                 http="httptools",
                 ws="none",
+                proxy_headers=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
