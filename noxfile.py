@@ -79,7 +79,8 @@ def types(session: nox.Session) -> None:
 @nox.parametrize("numpy", list(NUMPYS))
 def tests(session: nox.Session, numpy: str) -> None:
     """Test the core alone, with no framework installed, on NumPy 1 and 2."""
-    install(session, also=[*TEST_TOOLS, "blockbuster", NUMPYS[numpy]])
+    schemas = ["openapi-spec-validator", "jsonschema"]
+    install(session, also=[*TEST_TOOLS, *schemas, "blockbuster", NUMPYS[numpy]])
     session.run("pytest", "core/tests", *session.posargs)
 
 

@@ -210,6 +210,7 @@ EXAMPLES: tuple[errors.JackfieldError, ...] = (
     ),
     errors.ModelNotFoundError("irsi", close=["iris"]),
     errors.PayloadTooLargeError(67108864, 80000000),
+    errors.NotServedError("system shared memory", setting="shared_memory"),
     errors.ModelNotReadyError("iris", "2", reason="loading"),
     errors.OverloadedError("iris", limit=1000),
     errors.DeadlineError("iris", timeout_s=0.5),

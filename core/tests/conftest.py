@@ -18,6 +18,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from jackfield import InferRequest, Server, ServerSettings, Tensor
+from jackfield._grpc.server import GrpcServer
+from jackfield._grpc.servicer import Servicer
 from jackfield._wire.descriptors import METHODS, SERVICE
 
 RUNTIMES = Path(__file__).with_name("runtimes.py")
@@ -27,7 +29,8 @@ RUNTIMES = Path(__file__).with_name("runtimes.py")
 def nothing_blocks_the_loop():
     """Fail where a request's path blocks the event loop; a start may."""
     paths = ("_http.app", "_http.errors", "_grpc.servicer", "_grpc.errors", "_models")
-    paths += ("_wire.json", "_wire.proto", "_wire.raw", "_scheduling")
+    paths += ("_wire.json", "_wire.proto", "_wire.raw", "_wire.shared", "_scheduling")
+    paths += ("_http.controls", "_shared_memory", "_logging_settings", "_tracing")
     with blockbuster_ctx([f"jackfield.{path}" for path in paths]):
         yield
 
@@ -185,6 +188,27 @@ def running():
             await task
 
     return run
+
+
+@pytest.fixture
+def serving(client_of):
+    """Serve REST without a socket and gRPC on one: what has no port to close stops at once."""
+
+    @contextlib.asynccontextmanager
+    async def serve(*paths, **settings):
+        settings = ServerSettings(**settings)
+        async with Server(paths, plugins=(), settings=settings) as server:
+            facts = (server._models, settings, server._problem)
+            servicer = Servicer(*facts, regions=server._regions, logs=server._logs)
+            listener = GrpcServer(servicer, settings, server._problem)
+            address = f"127.0.0.1:{await listener.start('127.0.0.1', 0)}"
+            try:
+                async with client_of(server) as rest, grpc.aio.insecure_channel(address) as channel:
+                    yield server, rest, channel
+            finally:
+                await listener.stop(0)
+
+    return serve
 
 
 @pytest.fixture

@@ -197,9 +197,9 @@ async def test_a_call_given_up_while_it_waits_is_never_run(
         await stage.until_inferring()
         second = call(channel, "ModelInfer", infer_message(2, model="m"))
         model = run.server.model("m")
-        await until(lambda: model._in_flight == 2)
+        await until(lambda: model.statistics.in_flight == 2)
         second.cancel()
-        await until(lambda: model._in_flight == 1)
+        await until(lambda: model.statistics.in_flight == 1)
         stage.may_answer.set()
         await first
     assert "infer 2" not in stage.log
@@ -223,7 +223,7 @@ async def test_a_method_that_is_not_served_is_unimplemented(models_dir, running,
             code = error.code()
         else:
             code = Code.OK
-    served = {"Server", "ModelInfer", "ModelReady", "ModelMetadata", "Repository"}
+    served = {"Server", "Model", "Repository", "TraceSetting", "LogSettings"}
     assert (code is Code.UNIMPLEMENTED) is not method.startswith(tuple(served))
     assert code not in (Code.UNKNOWN, Code.INTERNAL)
 

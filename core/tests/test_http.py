@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from jackfield import PayloadTooLargeError, Server, ServerSettings
-from jackfield._http.app import read_body
+from jackfield._http.body import read_body
 
 LIMIT = 2000
 
@@ -139,7 +139,17 @@ async def test_the_servers_metadata_lists_what_it_serves(served):
         answer = (await client.get("/v2")).json()
     assert answer["name"] == "mine"
     assert answer["version"]
-    assert answer["extensions"] == ["model_repository"]
+    assert answer["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+        "logging",
+        "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "parameters",
+        "statistics",
+        "trace",
+    ]
 
 
 async def test_a_name_with_letters_of_any_kind_is_reached(add_model, served, body_of):
@@ -204,8 +214,7 @@ async def test_the_wrong_method_is_405_with_the_right_ones(
     [
         ({"content-type": "text/csv"}, "expected application/json, found text/csv"),
         ({"content-type": "application/x-www-form-urlencoded"}, "expected application/json"),
-        ({"content-encoding": "gzip"}, "compressed bodies are not served yet"),
-        ({"inference-header-content-length": "10"}, "binary tensor data is not served yet"),
+        ({"content-encoding": "br"}, "expected gzip or deflate, found br"),
     ],
 )
 async def test_what_is_not_json_is_415(add_model, served, body_of, headers, text):

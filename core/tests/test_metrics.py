@@ -3,7 +3,6 @@ import asyncio
 import pytest
 
 from jackfield import OverloadedError, RuntimeFailedError, Server
-from jackfield._metrics import Metrics
 
 
 def value(metrics, name, **labels):
@@ -19,11 +18,11 @@ async def test_outcomes_are_counted_apart(add_model, models_dir, request_of):
         with pytest.raises(RuntimeFailedError):
             await server.model("bad").infer(request_of(1))
         metrics = server._metrics
-    requests = "jackfield_infer_requests_total"
-    assert value(metrics, requests, model="double", outcome="success") == 3
-    assert value(metrics, requests, model="double", outcome="failure") == 0
-    assert value(metrics, requests, model="bad", outcome="failure") == 1
-    assert value(metrics, "jackfield_infer_seconds_count", model="double") == 3
+        requests = "jackfield_infer_requests_total"
+        assert value(metrics, requests, model="double", outcome="success") == 3
+        assert value(metrics, requests, model="double", outcome="failure") == 0
+        assert value(metrics, requests, model="bad", outcome="failure") == 1
+        assert value(metrics, "jackfield_infer_seconds_count", model="double") == 3
 
 
 async def test_what_waits_or_runs_and_what_is_refused_is_seen(add_model, request_of, stage):
@@ -42,19 +41,30 @@ async def test_what_waits_or_runs_and_what_is_refused_is_seen(add_model, request
         assert value(metrics, requests, model="m", outcome="rejected") == 1
 
 
-def test_a_model_that_is_gone_leaves_no_series():
-    metrics = Metrics()
-    model = metrics.model("m", "1")
-    model.success.inc()
-    assert b'model="m"' in metrics.expose()[0]
-    model.close()
-    assert b'model="m"' not in metrics.expose()[0]
+async def test_two_servers_share_no_series(add_model, models_dir, request_of):
+    add_model("double")
+    async with Server([models_dir], plugins=()) as one, Server([models_dir], plugins=()) as other:
+        await one.model("double").infer(request_of(1))
+        requests = "jackfield_infer_requests_total"
+        assert value(one._metrics, requests, model="double", outcome="success") == 1
+        assert value(other._metrics, requests, model="double", outcome="success") == 0
 
 
-def test_two_registries_share_nothing():
-    first, second = Metrics(), Metrics()
-    first.model("m", "").success.inc()
-    assert b'model="m"' not in second.expose()[0]
+async def test_a_request_is_in_the_bucket_of_its_time_and_all_above(
+    add_model, models_dir, request_of
+):
+    add_model("double")
+    async with Server([models_dir], plugins=()) as server:
+        await server.model("double").infer(request_of(1))
+        text = server._metrics.expose()[0].decode()
+    counts = [
+        float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("jackfield_infer_seconds_bucket")
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] in (0, 1)
+    assert counts[-1] == 1
 
 
 async def test_an_unloaded_model_leaves_no_series_and_a_loaded_one_has_them_again(

@@ -149,7 +149,7 @@ def test_two_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["parallel_workers", "kafka_enabled", "cors_settings", "tracing_server", "gzip_enabled"]
+    "name", ["parallel_workers", "kafka_enabled", "tracing_server", "cache_enabled"]
 )
 def test_mlservers_settings_without_effect_warn(resolve, name):
     [warning] = resolve({name: None, "http_port": 1} | {name: 1}).warnings

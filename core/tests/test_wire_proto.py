@@ -68,13 +68,13 @@ def test_what_is_encoded_decodes_to_the_same_tensor(tensor):
     assert not output.HasField("contents")
     message = ModelInferRequest(model_name="m", raw_input_contents=response.raw_output_contents)
     message.inputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-    check_equal(decode_infer(message).inputs[0], tensor)
+    check_equal(decode_infer(message)[0].inputs[0], tensor)
 
 
 @given(tensors().filter(lambda tensor: tensor.datatype is not Datatype.FP16))
 def test_typed_contents_are_read_as_raw_ones_are(tensor):
     message = typed(tensor.datatype, tensor.shape, tensor.array.reshape(-1).tolist())
-    check_equal(decode_infer(message).inputs[0], tensor)
+    check_equal(decode_infer(message)[0].inputs[0], tensor)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_typed_contents_are_read_as_raw_ones_are(tensor):
 def test_half_precision_comes_raw(datatype, data, expected):
     message = ModelInferRequest(model_name="m", raw_input_contents=[data])
     message.inputs.add(name="x", datatype=datatype, shape=[1])
-    array = decode_infer(message).inputs[0].array
+    array = decode_infer(message)[0].inputs[0].array
     assert array.dtype == expected.dtype
     assert array.tolist() == [1.0]
 
@@ -100,12 +100,13 @@ def test_ids_and_outputs_are_read_and_an_id_is_made():
     message = typed("INT32", [1], [1])
     message.outputs.add(name="y").parameters["classification"].int64_param = 3
     message.id = "abc"
-    request = decode_infer(message)
+    request, places = decode_infer(message)
+    assert not places
     assert request.id == "abc"
     assert request.outputs[0].name == "y"
     assert request.outputs[0].parameters == {"classification": 3}
     message.id = ""
-    assert decode_infer(message).id != decode_infer(message).id
+    assert decode_infer(message)[0].id != decode_infer(message)[0].id
 
 
 @pytest.mark.parametrize(

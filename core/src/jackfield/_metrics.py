@@ -1,63 +1,69 @@
-"""Prometheus metrics of one server, in a registry of its own."""
+"""Prometheus metrics of one server, read from the models' statistics when they are asked for.
+
+Nothing is counted twice: a request's path touches the statistics only.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
-#: Upper bounds in seconds: a small model answers within 100 µs, a slow one in seconds.
-_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+from jackfield._statistics import SECONDS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
-class ModelMetrics:
-    """The metrics of one model version, looked up once, when it loads."""
+    from prometheus_client.metrics_core import Metric
 
-    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
-        self._metrics = metrics
-        self._labels = (model, version)
-        self.success = metrics.requests.labels(model, version, "success")
-        self.failure = metrics.requests.labels(model, version, "failure")
-        self.rejected = metrics.requests.labels(model, version, "rejected")
-        self.seconds = metrics.seconds.labels(model, version)
-        self.in_progress = metrics.in_progress.labels(model, version)
+    from jackfield._models import Model
 
-    def close(self) -> None:
-        """Take the series out, so that unloaded models leave none."""
-        for outcome in ("success", "failure", "rejected"):
-            self._metrics.requests.remove(*self._labels, outcome)
-        self._metrics.seconds.remove(*self._labels)
-        self._metrics.in_progress.remove(*self._labels)
+_LABELS = ("model", "version")
+_BOUNDS = [*(str(seconds) for seconds in SECONDS), "+Inf"]
 
 
-class Metrics:
-    """All metrics of a server; two servers in one process do not share any."""
+class Metrics(Collector):
+    """All metrics of a server, in a registry of its own: two servers do not share any.
 
-    def __init__(self) -> None:
+    Args:
+        loaded: Lists the models that serve; one that is unloaded leaves no series.
+    """
+
+    def __init__(self, loaded: Callable[[], Iterable[Model]]) -> None:
+        self._loaded = loaded
         self.registry = CollectorRegistry()
-        labels = ("model", "version")
-        self.requests = Counter(
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the statistics of all models."""
+        requests = CounterMetricFamily(
             "jackfield_infer_requests",
             "Inference requests by outcome.",
-            (*labels, "outcome"),
-            registry=self.registry,
+            labels=(*_LABELS, "outcome"),
         )
-        self.seconds = Histogram(
+        seconds = HistogramMetricFamily(
             "jackfield_infer_seconds",
-            "Time from a decoded request to its response, in seconds.",
-            labels,
-            buckets=_SECONDS,
-            registry=self.registry,
+            "Time from a request to its computed response, in seconds.",
+            labels=_LABELS,
         )
-        self.in_progress = Gauge(
-            "jackfield_infer_in_progress",
-            "Inference requests waiting or running.",
-            labels,
-            registry=self.registry,
+        in_progress = GaugeMetricFamily(
+            "jackfield_infer_in_progress", "Inference requests waiting or running.", labels=_LABELS
         )
-
-    def model(self, name: str, version: str) -> ModelMetrics:
-        """Make the metrics of one model version."""
-        return ModelMetrics(self, name, version)
+        for model in self._loaded():
+            key, statistics = (model.name, model.version), model.statistics
+            requests.add_metric([*key, "success"], statistics.success_count)
+            requests.add_metric([*key, "failure"], statistics.fail_count)
+            requests.add_metric([*key, "rejected"], statistics.rejected_count)
+            counts = zip(_BOUNDS, accumulate(statistics.latencies), strict=True)
+            seconds.add_metric(key, list(counts), sum_value=statistics.success_ns * 1e-9)
+            in_progress.add_metric(key, statistics.in_flight)
+        yield requests
+        yield seconds
+        yield in_progress
 
     def expose(self) -> tuple[bytes, str]:
         """Render all metrics: the body and its content type."""

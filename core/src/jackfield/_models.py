@@ -7,21 +7,26 @@ and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import difflib
 import enum
 import hashlib
 import logging
 import re
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from jackfield._code import import_runtime
-from jackfield._scheduling import Scheduler, choose_scheduler
+from jackfield._outputs import select_outputs
+from jackfield._overrides import decode_overrides
+from jackfield._scheduling import Scheduler, choose_scheduler, choose_stream
+from jackfield._statistics import ModelStatistics
+from jackfield._tracing import TraceSettings
 from jackfield.errors import (
     InvalidRequestError,
     JackfieldError,
@@ -36,11 +41,11 @@ from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
 from jackfield.settings import decode_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from jackfield._metrics import Metrics, ModelMetrics
     from jackfield._repository import ModelSource, Repository
+    from jackfield.tensor import Tensor
 
 logger = logging.getLogger("jackfield")
 
@@ -77,20 +82,23 @@ class Model:
         *,
         scheduler: Scheduler,
         capabilities: Capabilities,
-        metrics: ModelMetrics,
+        traces: TraceSettings,
     ) -> None:
         self.name = source.name
         self.version = source.version
         self.metadata = metadata
         self.runtime_name = source.spec.name if source.spec else ""
-        self.is_stateful = capabilities.stateful
         self._runtime = runtime
         self._scheduler = scheduler
         self._infer = scheduler.infer
+        self._stream = choose_stream(runtime)
+        self.streams = self._stream is not None
+        self.reads_headers = capabilities.reads_headers
+        self.is_stateful = capabilities.stateful
+        self.statistics = ModelStatistics(is_row_wise=capabilities.row_wise)
         self._outputs = frozenset(output.name for output in metadata.outputs)
         self._max_queue = source.settings.max_queue
-        self._metrics = metrics
-        self._in_flight = 0
+        self._traces = traces
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -108,37 +116,107 @@ class Model:
             OverloadedError: `max_queue` requests are held already.
             RuntimeFailedError: The runtime raised; the log tells what.
         """
+        arrived = perf_counter_ns()
+        self._admit(request)
+        try:
+            response, started, ended = await self._infer(request)
+            outputs: Sequence[Tensor] = response.outputs
+            parameters = response.parameters
+            if request.outputs:
+                outputs = select_outputs(request.outputs, outputs, self.metadata)
+        except BaseException as error:
+            self._fail(error, perf_counter_ns() - (request.received_ns or arrived))
+            raise
+        finally:
+            self._release()
+        self.statistics.succeeded(request, arrived=arrived, started=started, ended=ended)
+        if self._traces.is_on:
+            self._trace(request, outputs, arrived=arrived, started=started, ended=ended)
+        return InferResponse(outputs, parameters, self.name, self.version, request.id)
+
+    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
+        """Compute responses one after another; one alone where the runtime does not stream.
+
+        Args:
+            request: As for `infer`.
+
+        Yields:
+            Responses, each with the model's name and version and the request's id. Closing the
+            generator, or cancelling its task, ends the runtime's work.
+
+        Raises:
+            InvalidRequestError: As for `infer`; so do the others there.
+        """
+        if self._stream is None:
+            yield await self.infer(request)
+            return
+        arrived = perf_counter_ns()
+        self._admit(request)
+        outputs: Sequence[Tensor] = ()
+        try:
+            async with contextlib.aclosing(self._stream(request)) as responses:
+                async for response in responses:
+                    outputs = response.outputs
+                    if request.outputs:
+                        outputs = select_outputs(request.outputs, outputs, self.metadata)
+                    yield InferResponse(
+                        outputs, response.parameters, self.name, self.version, request.id
+                    )
+        except BaseException as error:  # GeneratorExit too: a caller who leaves has no answer
+            self._fail(error, perf_counter_ns() - (request.received_ns or arrived))
+            raise
+        finally:
+            self._release()
+        ended = perf_counter_ns()
+        self.statistics.succeeded(request, arrived=arrived, started=arrived, ended=ended)
+        if self._traces.is_on:
+            self._trace(request, outputs, arrived=arrived, started=arrived, ended=ended)
+
+    def _admit(self, request: InferRequest) -> None:
+        """Let a request in, or refuse it."""
         if request.outputs and self._outputs:
             self._check_outputs(request)
-        if self._in_flight >= self._max_queue:
-            self._metrics.rejected.inc()
+        if self.statistics.in_flight >= self._max_queue:
+            self.statistics.rejected_count += 1
             raise OverloadedError(self.name, limit=self._max_queue)
-        self._in_flight += 1
+        self.statistics.in_flight += 1
         self._idle.clear()
-        self._metrics.in_progress.inc()
-        started = time.perf_counter()
-        counter = self._metrics.failure
-        try:
-            response = await self._infer(request)
-            outputs, parameters = response.outputs, response.parameters
-            counter = self._metrics.success
-        except InvalidRequestError as error:
-            raise error if error.model else error.for_model(self.name) from error
-        except JackfieldError:
-            raise
+
+    def _release(self) -> None:
+        self.statistics.in_flight -= 1
+        if not self.statistics.in_flight:
+            self._idle.set()
+
+    def _fail(self, error: BaseException, ns: int) -> None:
+        """Count a failure; raise what the caller may know of it instead."""
+        self.statistics.failed(ns)
+        if isinstance(error, InvalidRequestError) and not error.model:
+            raise error.for_model(self.name) from error
         # the seam where foreign code runs: whatever it raises is logged here and told to nobody;
         # SystemExit, if let through, would end the event loop
-        except (Exception, SystemExit) as error:
-            logger.exception("model '%s' %s failed", self.name, self.version)
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, JackfieldError):
+            logger.error("model '%s' %s failed", self.name, self.version, exc_info=error)
             raise RuntimeFailedError(self.name, self.version) from error
-        finally:
-            counter.inc()
-            self._metrics.seconds.observe(time.perf_counter() - started)
-            self._metrics.in_progress.dec()
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
-        return InferResponse(outputs, parameters, self.name, self.version, request.id)
+
+    def _trace(
+        self,
+        request: InferRequest,
+        outputs: Sequence[Tensor],
+        *,
+        arrived: int,
+        started: int,
+        ended: int,
+    ) -> None:
+        self._traces.trace(
+            self.name,
+            self.version,
+            request=request,
+            outputs=outputs,
+            received=request.received_ns or arrived,
+            arrived=arrived,
+            started=started,
+            ended=ended,
+        )
 
     def _check_outputs(self, request: InferRequest) -> None:
         for index, output in enumerate(request.outputs):
@@ -190,25 +268,17 @@ class _Entry:
     """A model version that is known, whether it serves or not."""
 
     source: ModelSource
-    #: Kept over reloads; None while it is not loaded.
-    metrics: ModelMetrics | None = None
     state: ModelState = ModelState.LOADING
     reason: str = ""
     model: Model | None = None
-
-    def forget_metrics(self) -> None:
-        """Take its series out, so that what is not loaded leaves none."""
-        if self.metrics is not None:
-            self.metrics.close()
-            self.metrics = None
 
 
 class Models:
     """All models of one server."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._metrics = metrics
+        self.traces = TraceSettings()
         self._entries: dict[str, dict[str, _Entry]] = {}
         # what the request's path reads: one look-up; version "" is the default version
         self._serving: dict[tuple[str, str], Model] = {}
@@ -262,6 +332,36 @@ class Models:
         if entries and not self._serving:
             return "no model is ready"
         return ""
+
+    def names(self) -> list[str]:
+        """List the models that serve."""
+        return sorted({name for name, _ in self._serving})
+
+    def statistics(self, name: str = "", version: str = "") -> list[dict[str, object]]:
+        """Give what models did so far, in the form of the statistics extension.
+
+        Args:
+            name: One model; empty gives all.
+            version: One version; empty gives all of them.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelNotReadyError: It does not serve.
+        """
+        if name:
+            self.get(name, version)
+        return [
+            model.statistics.record(model.name, model.version)
+            for model in self.loaded()
+            if (not name or model.name == name) and (not version or model.version == version)
+        ]
+
+    def loaded(self) -> list[Model]:
+        """List the models that serve, each version once, by name and version."""
+        models = {(model.name, model.version): model for model in self._serving.values()}
+        return [
+            models[key] for key in sorted(models, key=lambda key: (key[0], version_key(key[1])))
+        ]
 
     def versions(self, name: str) -> list[str]:
         """List the ready versions of a model, oldest first; un-versioned ones are left out."""
@@ -321,13 +421,18 @@ class Models:
             await asyncio.gather(*(self._load(source) for source in sources))
         self._started = True
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
         """Load a model as it lies on disk now: all its versions, new, changed and old.
 
         Versions that are gone from the disk are unloaded. A version that serves goes on until its
         successor is ready, and stays if that fails.
 
+        Args:
+            name: The model.
+            parameters: `config`, a JSON text, overrides some of its settings until the next load.
+
         Raises:
+            InvalidRequestError: A parameter is unknown, or overrides what only the operator may.
             ModelNotFoundError: It is not on disk.
             ModelNotReadyError: A version failed to load; the reason is told.
         """
@@ -337,12 +442,14 @@ class Models:
             if not sources:
                 names = {source.name for source in found}
                 raise ModelNotFoundError(name, close=_lookalikes(name, names))
+            overrides = decode_overrides(parameters or {}, name)
+            sources = [_override(source, overrides) for source in sources]
             for source in sources:
                 _warn(source)
             problems = await asyncio.gather(*(self._load(source) for source in sources))
             gone = set(self._entries[name]) - {source.version for source in sources}
             for version in gone:
-                self._retire(self._entries[name].pop(version), forget=True)
+                self._retire(self._entries[name].pop(version).model)
             self._route(name)
         if any(problems):
             reasons = "; ".join(problem for problem in problems if problem)
@@ -365,7 +472,6 @@ class Models:
             await asyncio.gather(*(model.close() for model in models))
             for entry in versions.values():
                 entry.state, entry.reason = ModelState.UNAVAILABLE, "unloaded"
-                entry.forget_metrics()
 
     async def close(self, timeout_s: float) -> None:
         """Unload everything; requests in flight have `timeout_s` seconds to end."""
@@ -377,6 +483,7 @@ class Models:
             entry.state, entry.reason, entry.model = ModelState.UNLOADING, "the server stops", None
         await asyncio.gather(*(model.close(timeout_s) for model in models))
         await asyncio.gather(*self._closing)
+        self.traces.close()
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
     def _note(self, source: ModelSource) -> _Entry:
@@ -390,9 +497,7 @@ class Models:
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
         try:
-            if entry.metrics is None:
-                entry.metrics = self._metrics.model(source.name, source.version)
-            model = await self._build(source, entry.metrics)
+            model = await self._build(source)
         except ModelLoadError as error:
             logger.error("model '%s' %s: %s", source.name, source.version, error)
             if entry.model is None:
@@ -402,14 +507,13 @@ class Models:
         if self._closed:
             await model.close()
             return "the server stops"
-        old = dataclasses.replace(entry)
-        entry.source, entry.model = source, model
+        old, entry.source, entry.model = entry.model, source, model
         entry.state, entry.reason = ModelState.READY, ""
         self._route(source.name)
         self._retire(old)
         return ""
 
-    async def _build(self, source: ModelSource, metrics: ModelMetrics) -> Model:
+    async def _build(self, source: ModelSource) -> Model:
         loop = asyncio.get_running_loop()
         loaded = await loop.run_in_executor(self._loaders, _load_runtime, source)
         try:
@@ -423,21 +527,15 @@ class Models:
             loaded.metadata,
             scheduler=scheduler,
             capabilities=loaded.capabilities,
-            metrics=metrics,
+            traces=self.traces,
         )
 
-    def _retire(self, entry: _Entry, *, forget: bool = False) -> None:
+    def _retire(self, model: Model | None) -> None:
         """Let a version that no path reaches answer its requests in flight, then free it."""
-
-        async def close() -> None:
-            if entry.model is not None:
-                await entry.model.close()
-            if forget:
-                entry.forget_metrics()
-
-        task = asyncio.ensure_future(close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        if model is not None:
+            task = asyncio.ensure_future(model.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _route(self, name: str) -> None:
         """Work out anew which version each path of a model goes to."""
@@ -488,6 +586,11 @@ _LONGEST_COMPARED = 200
 def _lookalikes(name: str, known: Iterable[str]) -> list[str]:
     """Find names for a hint to the caller."""
     return difflib.get_close_matches(name, known, n=3) if len(name) <= _LONGEST_COMPARED else []
+
+
+def _override(source: ModelSource, overrides: Mapping[str, object]) -> ModelSource:
+    settings = msgspec.structs.replace(source.settings, **overrides)
+    return dataclasses.replace(source, settings=settings)
 
 
 def _warn(source: ModelSource) -> None:

@@ -273,8 +273,8 @@ def _has_code(folder: Path, module: str) -> bool:
 def _refuse_bad_name(source: ModelSource) -> ModelSource:
     """Refuse names that no route can carry."""
     for what, text in (("name", source.name), ("version", source.version)):
-        if "/" in text or (what == "name" and not text):
-            problem = f"the {what} '{text}' can't stand in a URL: it is empty or has a '/'"
+        if "/" in text or (what == "name" and text in ("", "stats")):
+            problem = f"the {what} '{text}' can't stand in a URL: it is empty, taken or has a '/'"
             return dataclasses.replace(source, problem=problem)
     return source
 

@@ -4,7 +4,8 @@ JackfieldError
 ├── RequestError              the caller must change something
 │   ├── InvalidRequestError   a field is missing, malformed or does not fit the model
 │   ├── ModelNotFoundError    no such model or version
-│   └── PayloadTooLargeError  the body is over the limit
+│   ├── PayloadTooLargeError  the body is over the limit
+│   └── NotServedError        a part of the protocol is switched off
 ├── CapacityError             the same request may succeed later
 │   ├── ModelNotReadyError    the model is loading, unloading or failed to load
 │   ├── OverloadedError       the model's queue is full
@@ -36,6 +37,7 @@ __all__ = [
     "ModelLoadError",
     "ModelNotFoundError",
     "ModelNotReadyError",
+    "NotServedError",
     "OverloadedError",
     "PayloadTooLargeError",
     "PluginError",
@@ -51,6 +53,7 @@ class Fault(enum.Enum):
 
     INVALID = "invalid"
     NOT_FOUND = "not found"
+    NOT_SERVED = "not served"
     TOO_LARGE = "too large"
     NOT_READY = "not ready"
     OVERLOADED = "overloaded"
@@ -137,6 +140,22 @@ class PayloadTooLargeError(RequestError):
             f"body: expected at most {limit_bytes} bytes, found {found}; "
             "the operator's setting is 'max_body_bytes'"
         )
+
+
+class NotServedError(RequestError):
+    """A part of the protocol is switched off on this server.
+
+    Args:
+        what: The part, for example ``system shared memory``.
+        setting: The operator's setting that switches it on.
+    """
+
+    fault = Fault.NOT_SERVED
+
+    def __init__(self, what: str, *, setting: str) -> None:
+        self.what = what
+        self.setting = setting
+        super().__init__(f"{what} is not served here; the operator's setting is '{setting}'")
 
 
 class CapacityError(JackfieldError):

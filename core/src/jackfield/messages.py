@@ -55,6 +55,8 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
     parameters: Parameters = {}
     #: The caller's id, echoed in the response; the shells make one where it is missing.
     id: str = ""
+    #: When its shell began to decode it, by `time.perf_counter_ns`; 0 for one made in process.
+    received_ns: int = 0
 
     def input(self, name: str) -> Tensor:
         """Get an input by name.

@@ -30,6 +30,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     thread_safe: bool = False
     #: The GIL is released while the framework computes: threads bring speed.
     releases_gil: bool = False
+    #: It wants the request's headers (gRPC: metadata) in `parameters["headers"]`.
+    reads_headers: bool = False
     #: A request changes what later ones get (a detector with memory).
     stateful: bool = False
 
@@ -97,6 +99,9 @@ class Runtime(Protocol):
     `infer` any number of times, then `close` once, when no `infer` runs any more. `load`,
     `metadata` and `close` run in a thread. A plain `infer` runs in a thread too; a coroutine
     function runs on the event loop, and must not block it.
+
+    It may have `stream`, an async generator function (or a plain one, which is stepped through in
+    threads), that takes a request and yields `InferResponse`s: the streaming routes use it.
 
     After `load` it may have `capabilities`, where those of its spec do not hold for this model.
     """

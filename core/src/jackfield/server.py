@@ -18,10 +18,12 @@ import msgspec
 from jackfield._http.app import create_app
 from jackfield._http.metrics import create_metrics_app
 from jackfield._http.runners import create_runner
+from jackfield._logging_settings import LoggingSettings
 from jackfield._metrics import Metrics
 from jackfield._models import IndexEntry, Model, Models, ModelState
 from jackfield._plugins import discover
 from jackfield._repository import Repository
+from jackfield._shared_memory import FOLDER, OFF, Regions
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.settings import ServerSettings
 
@@ -57,7 +59,7 @@ class Server:
         environ: Environment variables that fill in a single model's settings; none by default.
 
     Raises:
-        SettingsError: A path doesn't exist.
+        SettingsError: A path doesn't exist, or the system has no shared memory to serve.
 
     Example:
         ```python
@@ -77,12 +79,16 @@ class Server:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
-        self._metrics = Metrics()
         paths = [Path(path) for path in models]
         repository = Repository(paths, discover(plugins), name=name, environ=environ)
-        self._models = Models(repository, self._metrics)
+        self._models = Models(repository)
+        self._metrics = Metrics(self._models.loaded)
+        self._regions = _create_regions(self.settings)
+        self._logs = LoggingSettings()
         self._stopping = False
-        self._app = create_app(self._models, self.settings, self._problem)
+        self._app = create_app(
+            self._models, self.settings, self._problem, regions=self._regions, logs=self._logs
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be an ASGI app: the REST API."""
@@ -127,6 +133,8 @@ class Server:
         """Unload the models; requests in flight have `drain_timeout_s` to end."""
         self._stopping = True
         await self._models.close(self.settings.drain_timeout_s)
+        self._regions.close()
+        self._logs.restore()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -172,7 +180,9 @@ class Server:
                 app = create_metrics_app(self._metrics, settings.metrics_endpoint)
                 plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
                 runners[metrics_url] = create_runner(app, metrics, plain)
-            servicer = Servicer(self._models, settings, self._problem)
+            servicer = Servicer(
+                self._models, settings, self._problem, regions=self._regions, logs=self._logs
+            )
             grpc = GrpcServer(servicer, settings, self._problem)
             grpc_port = await grpc.start(settings.host, settings.grpc_port)
             listeners.pop_all()  # the runners close them from here on
@@ -203,6 +213,15 @@ class Server:
         await stop_grpc(grace_s)
         await asyncio.wait(serving, timeout=grace_s + 1)
         await self.stop()
+
+
+def _create_regions(settings: ServerSettings) -> Regions:
+    if not settings.shared_memory:
+        return OFF
+    if not Path(FOLDER).is_dir():
+        problem = f"this system has no {FOLDER}"
+        raise SettingsError("shared_memory", problem)
+    return Regions(settings.max_shared_memory_bytes, max_text_bytes=settings.max_body_bytes)
 
 
 async def _first(

@@ -68,6 +68,28 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_grpc_message_bytes: Annotated[
         int, Meta(ge=1, le=2**31 - 1, description="Largest gRPC message, in bytes.")
     ] = 64 * 1024 * 1024
+    shared_memory: Annotated[
+        bool,
+        Meta(
+            description="Let callers pass tensors by system shared memory. Whoever reaches the "
+            "server can then have it read and write what its user may under /dev/shm."
+        ),
+    ] = False
+    max_shared_memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Most bytes of shared memory registered by callers, and most bytes of it "
+            "that requests hold copies of.",
+        ),
+    ] = 1024 * 1024 * 1024
+    gzip_enabled: Annotated[
+        bool, Meta(description="Compress responses for callers that accept gzip or deflate.")
+    ] = True
+    cors_settings: Annotated[
+        CorsSettings | None,
+        Meta(description="Cross-origin rules as a JSON object; none by default: no page may call."),
+    ] = None
     drain_timeout_s: Annotated[
         float,
         Meta(ge=0, description="Longest wait for requests in flight when stopping, in seconds."),
@@ -85,6 +107,23 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "text", "json"],
         Meta(description="Form of the log: text, or one JSON object a line; auto is text."),
     ] = "auto"
+
+
+class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pages of other origins a browser lets call this server; MLServer's names."""
+
+    allow_origins: list[str] = []
+    allow_origin_regex: str | None = None
+    allow_credentials: bool = False
+    #: POST is among them, unlike MLServer's default, which lets no page infer.
+    allow_methods: tuple[str, ...] = ("GET", "POST")
+    allow_headers: list[str] = []
+    expose_headers: list[str] = []
+    max_age: int = 600
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments of Starlette's middleware, which has the same names."""
+        return msgspec.structs.asdict(self)
 
 
 class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +235,6 @@ _MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
     "model_repository_implementation_args": "the repository can't be replaced yet",
     "server_version": "the server's metadata tells the installed version",
     "extensions": "the server's metadata lists what it serves",
-    "cors_settings": "CORS is not served yet",
     "metrics_rest_server_prefix": "the metrics have one set of names",
     "metrics_dir": "the metrics need no folder",
     "logging_settings": "logging is set by log_level and log_format",
@@ -207,7 +245,6 @@ _MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
     "tracing_server": "traces are not exported yet",
     "cache_enabled": _NO_CACHE,
     "cache_size": _NO_CACHE,
-    "gzip_enabled": "bodies are not compressed yet",
     "models_dir": "the paths given on the command line are served",
     "env_tarball": "models with an environment of their own are not served yet",
 }

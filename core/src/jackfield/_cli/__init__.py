@@ -1,4 +1,4 @@
-"""The command line: ``jackfield serve``, ``plugins``, ``check``, ``version``.
+"""The command line: ``jackfield serve``, ``plugins``, ``check``, ``conformance``, ``version``.
 
 A command's module is imported when it runs: listing plugins needs no web server.
 """
@@ -45,7 +45,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             f"{option}/--no-{option[2:]}" if is_flag else option,
             name,
             default=None,
-            type=click.Choice(choices) if choices else type(value),
+            type=click.Choice(choices) if choices else str if value is None else type(value),
             help=f"{description(field)}  [default: {value}]",
         )(command)
     return command
@@ -72,6 +72,81 @@ def check(paths: tuple[Path, ...], *, load: bool, as_json: bool) -> None:
     from jackfield._cli.check import check_models
 
     sys.exit(check_models(paths, load=load, as_json=as_json))
+
+
+def _levels(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Split the levels, with commas between."""
+    # as in `Level`, whose module is imported when the command runs
+    known = ("core", "binary", "stream", "management")
+    levels = tuple(name.strip() for name in value.split(",") if name.strip())
+    unknown = [name for name in levels if name not in known]
+    if unknown or not levels:
+        found = ", ".join(unknown) or "none"
+        message = f"expected levels of {', '.join(known)}, found {found}"
+        raise click.BadParameter(message)
+    return levels
+
+
+def _headers(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, str]:
+    """Split headers at their first colon."""
+    headers = {}
+    for line in value:
+        name, colon, text = line.partition(":")
+        if not colon:
+            message = f"expected NAME: VALUE, found '{line}'"
+            raise click.BadParameter(message)
+        headers[name.strip()] = text.strip()
+    return headers
+
+
+def _list_checks(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value:
+        from jackfield._cli.conformance import list_checks
+
+        list_checks()
+        context.exit()
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--grpc", default="", metavar="HOST:PORT", help="The gRPC API; else not checked.")
+@click.option("--model", required=True, help="Name of a model that is ready.")
+@click.option("--version", default="", help="Its version.  [default: the server's choice]")
+@click.option(
+    "--level",
+    "levels",
+    default="core,binary,stream,management",
+    callback=_levels,
+    show_default=True,
+    help="Levels, with commas between.",
+)
+@click.option(
+    "--header", "headers", multiple=True, callback=_headers, help="NAME: VALUE of every request."
+)
+@click.option(
+    "--request",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of a JSON inference request that the model takes, instead of zeros.",
+)
+@click.option("--allow-unload", is_flag=True, help="Unload the model too, and load it again.")
+@click.option("--timeout-s", default=30.0, show_default=True, help="Longest wait for an answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verbose", "-v", is_flag=True, help="Print every check.")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_checks,
+    help="Print the checks that there are, and end.",
+)
+def conformance(url: str, **options: Any) -> None:  # noqa: ANN401  click's
+    """Check the server at URL against the Open Inference Protocol; the exit code tells."""
+    from jackfield._cli.conformance import check_server
+
+    sys.exit(check_server(url, **options))
 
 
 @cli.command()

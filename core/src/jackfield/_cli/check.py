@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from jackfield._cli.environment import allowed_plugins, read_environment
 from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_json, print_table
-from jackfield._metrics import Metrics
 from jackfield._models import Models, ModelState
 from jackfield._plugins import discover
 from jackfield._repository import Repository
@@ -61,7 +60,7 @@ def print_warning(text: str) -> None:
 
 
 async def _load(repository: Repository) -> dict[tuple[str, str], str]:
-    models = Models(repository, Metrics())
+    models = Models(repository)
     await models.start()
     problems = {
         (line.name, line.version): "" if line.state is ModelState.READY else line.reason

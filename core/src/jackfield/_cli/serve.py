@@ -131,7 +131,7 @@ async def _curl(server: Server, name: str, url: str) -> str:
         return ""
     body = msgspec.json.encode(request)
     try:
-        await model.infer(json.decode_infer(body, name))
+        await model.infer(json.decode_infer(body, name)[0])
     except JackfieldError as error:
         logger.debug("no example request for model '%s': %s", name, error)
         return ""

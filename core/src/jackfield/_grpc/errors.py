@@ -14,6 +14,7 @@ from jackfield.errors import CapacityError, Fault, JackfieldError
 STATUS = {
     Fault.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Fault.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Fault.NOT_SERVED: grpc.StatusCode.UNIMPLEMENTED,
     Fault.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Fault.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Fault.FAILED: grpc.StatusCode.INTERNAL,

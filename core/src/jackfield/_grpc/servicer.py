@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from jackfield import __version__
 from jackfield._grpc.errors import abort
+from jackfield._grpc.metadata import take_headers, with_headers
+from jackfield._grpc.stream import stream_infer
 from jackfield._models import ModelState
-from jackfield._wire import EXTENSIONS, proto
-from jackfield._wire.descriptors import METHODS, SERVICE
+from jackfield._wire import extensions, proto
+from jackfield._wire.descriptors import METHODS, SERVICE, message_class
+from jackfield._wire.model_config import model_config
 from jackfield.errors import JackfieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from jackfield._logging_settings import LoggingSettings
     from jackfield._models import Models
+    from jackfield._shared_memory import Regions
     from jackfield._wire.descriptors import ProtoMessage
     from jackfield.messages import TensorMetadata
     from jackfield.settings import ServerSettings
+
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 logger = logging.getLogger("jackfield")
 
@@ -31,11 +40,19 @@ class Servicer:
     """Answers calls; a method that is not here is UNIMPLEMENTED."""
 
     def __init__(
-        self, models: Models, settings: ServerSettings, problem: Callable[[], str]
+        self,
+        models: Models,
+        settings: ServerSettings,
+        problem: Callable[[], str],
+        *,
+        regions: Regions,
+        logs: LoggingSettings,
     ) -> None:
         self._models = models
         self._settings = settings
         self._problem = problem
+        self._regions = regions
+        self._logs = logs
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Make the handler that a grpc.aio server registers."""
@@ -46,31 +63,53 @@ class Servicer:
                 response_serializer=method.response.SerializeToString,
             )
             for name, method in METHODS.items()
-            if hasattr(self, name)
+            if hasattr(self, name) and not method.server_streaming
         }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self.ModelStreamInfer,
+            response_serializer=METHODS["ModelStreamInfer"].response.SerializeToString,
+        )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    async def ModelInfer(self, message: ProtoMessage) -> ProtoMessage:
+    async def ModelInfer(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         model = self._models.get(message.model_name, message.model_version)
-        response = await model.infer(proto.decode_infer(message))
-        return proto.encode_infer(response)
+        request, places = proto.decode_infer(message, perf_counter_ns(), regions=self._regions)
+        if model.reads_headers:
+            request = with_headers(request, context)
+        response = await model.infer(request)
+        computed = perf_counter_ns()
+        if "headers" in response.parameters:
+            response = take_headers(response, context)
+        answer = proto.encode_infer(response, places)
+        model.statistics.encoded(request, computed)
+        return answer
 
-    async def ServerLive(self, message: ProtoMessage) -> ProtoMessage:
+    async def ModelStreamInfer(
+        self,
+        messages: AsyncIterator[bytes],
+        context: Context,
+    ) -> AsyncIterator[ProtoMessage]:
+        async for answer in stream_infer(self._models, self._regions, messages, context):
+            yield answer
+
+    async def ServerLive(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         return METHODS["ServerLive"].response(live=True)
 
-    async def ServerReady(self, message: ProtoMessage) -> ProtoMessage:
+    async def ServerReady(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         return METHODS["ServerReady"].response(ready=not self._problem())
 
-    async def ModelReady(self, message: ProtoMessage) -> ProtoMessage:
+    async def ModelReady(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         line = self._models.state(message.name, message.version)
         return METHODS["ModelReady"].response(ready=line.state is ModelState.READY)
 
-    async def ServerMetadata(self, message: ProtoMessage) -> ProtoMessage:
+    async def ServerMetadata(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         return METHODS["ServerMetadata"].response(
-            name=self._settings.server_name, version=__version__, extensions=EXTENSIONS
+            name=self._settings.server_name,
+            version=__version__,
+            extensions=extensions(self._settings),
         )
 
-    async def ModelMetadata(self, message: ProtoMessage) -> ProtoMessage:
+    async def ModelMetadata(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         metadata = self._models.metadata(message.name, message.version)
         answer = METHODS["ModelMetadata"].response(
             name=metadata.name, versions=metadata.versions, platform=metadata.platform
@@ -80,7 +119,16 @@ class Servicer:
         _add_tensors(metadata.outputs, answer.outputs)
         return answer
 
-    async def RepositoryIndex(self, message: ProtoMessage) -> ProtoMessage:
+    async def ModelConfig(self, message: ProtoMessage, context: Context) -> ProtoMessage:
+        model = self._models.get(message.name, message.version)
+        config = model_config(model.metadata, runtime=model.runtime_name, streams=model.streams)
+        return ParseDict({"config": config}, METHODS["ModelConfig"].response())
+
+    async def ModelStatistics(self, message: ProtoMessage, context: Context) -> ProtoMessage:
+        records = self._models.statistics(message.name, message.version)
+        return ParseDict({"model_stats": records}, METHODS["ModelStatistics"].response())
+
+    async def RepositoryIndex(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         answer = METHODS["RepositoryIndex"].response()
         for line in await self._models.index():
             if line.state is ModelState.READY or not message.ready:
@@ -89,13 +137,60 @@ class Servicer:
                 )
         return answer
 
-    async def RepositoryModelLoad(self, message: ProtoMessage) -> ProtoMessage:
-        await self._models.load(message.model_name)
+    async def RepositoryModelLoad(self, message: ProtoMessage, context: Context) -> ProtoMessage:
+        parameters = proto.decode_parameters(message.parameters)
+        await self._models.load(message.model_name, parameters)
         return METHODS["RepositoryModelLoad"].response()
 
-    async def RepositoryModelUnload(self, message: ProtoMessage) -> ProtoMessage:
+    async def RepositoryModelUnload(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         await self._models.unload(message.model_name)
         return METHODS["RepositoryModelUnload"].response()
+
+    async def SystemSharedMemoryStatus(
+        self, message: ProtoMessage, context: Context
+    ) -> ProtoMessage:
+        answer = METHODS["SystemSharedMemoryStatus"].response()
+        for region in self._regions.status(message.name):
+            answer.regions[region.name].MergeFrom(_REGION(**region.record()))
+        return answer
+
+    async def SystemSharedMemoryRegister(
+        self, message: ProtoMessage, context: Context
+    ) -> ProtoMessage:
+        self._regions.register(
+            message.name, message.key, offset=message.offset, byte_size=message.byte_size
+        )
+        return METHODS["SystemSharedMemoryRegister"].response()
+
+    async def SystemSharedMemoryUnregister(
+        self, message: ProtoMessage, context: Context
+    ) -> ProtoMessage:
+        self._regions.unregister(message.name)
+        return METHODS["SystemSharedMemoryUnregister"].response()
+
+    async def LogSettings(self, message: ProtoMessage, context: Context) -> ProtoMessage:
+        self._logs.update(proto.decode_parameters(message.settings))
+        answer = METHODS["LogSettings"].response()
+        for key, value in self._logs.record().items():
+            setattr(answer.settings[key], _LOG_FIELDS[type(value)], value)
+        return answer
+
+    async def TraceSetting(self, message: ProtoMessage, context: Context) -> ProtoMessage:
+        name, traces = message.model_name, self._models.traces
+        if name:
+            self._models.state(name)
+        traces.update(
+            {key: list(given.value) or None for key, given in message.settings.items()}, name
+        )
+        answer = METHODS["TraceSetting"].response()
+        for key, value in traces.record(name).items():
+            answer.settings[key].value.extend([value] if isinstance(value, str) else value)
+        return answer
+
+
+_REGION = message_class("SystemSharedMemoryStatusResponse.RegionStatus")
+#: Where a value of each type lies in a log setting.
+_LOG_FIELDS = {bool: "bool_param", int: "uint32_param", str: "string_param"}
 
 
 def _add_tensors(tensors: Sequence[TensorMetadata], into: ProtoMessage) -> None:
@@ -105,14 +200,14 @@ def _add_tensors(tensors: Sequence[TensorMetadata], into: ProtoMessage) -> None:
 
 
 def _translating(
-    method: Callable[[ProtoMessage], Awaitable[ProtoMessage]],
+    method: Callable[[ProtoMessage, Context], Awaitable[ProtoMessage]],
     parse: Callable[[bytes], ProtoMessage],
-) -> Callable[[bytes, grpc.aio.ServicerContext[Any, Any]], Awaitable[ProtoMessage]]:
+) -> Callable[[bytes, Context], Awaitable[ProtoMessage]]:
     """Give what is raised its status; the same seam for every method."""
 
-    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> ProtoMessage:
+    async def call(data: bytes, context: Context) -> ProtoMessage:
         try:
-            return await method(parse(data))
+            return await method(parse(data), context)
         except JackfieldError as error:
             await abort(context, error)
         except DecodeError as error:

@@ -23,6 +23,7 @@ logger = logging.getLogger("jackfield")
 STATUS = {
     Fault.INVALID: 400,
     Fault.NOT_FOUND: 404,
+    Fault.NOT_SERVED: 404,
     Fault.TOO_LARGE: 413,
     Fault.OVERLOADED: 429,
     Fault.FAILED: 500,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
+
+from jackfield._scheduling.execution import Execution
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -11,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class DirectScheduler:
-    """Passes the request straight to the runtime's coroutine function: no hop at all."""
+    """Awaits the runtime's coroutine function."""
 
     def __init__(self, infer: Callable[[InferRequest], Awaitable[InferResponse]]) -> None:
-        self.infer = infer
+        self._infer = infer
 
     @classmethod
     def of_plain(cls, plain: Callable[[InferRequest], InferResponse]) -> DirectScheduler:
@@ -24,6 +27,12 @@ class DirectScheduler:
             return plain(request)
 
         return cls(infer)
+
+    async def infer(self, request: InferRequest) -> Execution:
+        """Run at once."""
+        started = perf_counter_ns()
+        response = await self._infer(request)
+        return Execution(response, started, perf_counter_ns())
 
     async def drain(self) -> None:
         """Wait for nothing: a caller that goes takes its request along."""

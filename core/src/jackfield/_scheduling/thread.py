@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
+
+from jackfield._scheduling.execution import Execution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +32,9 @@ class ThreadScheduler:
         threads = (os.cpu_count() or 1) if gains else 1
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jackfield-infer")
         self._plain = plain
-        self._left: set[Future[InferResponse]] = set()
+        self._left: set[Future[Execution]] = set()
 
-    async def infer(self, request: InferRequest) -> InferResponse:
+    async def infer(self, request: InferRequest) -> Execution:
         """Wait for a thread's answer; a cancelled request that still waits is never run."""
         future = self._executor.submit(self._run, request)
         try:
@@ -42,12 +45,14 @@ class ThreadScheduler:
                 future.add_done_callback(self._left.discard)
             raise
 
-    def _run(self, request: InferRequest) -> InferResponse:
+    def _run(self, request: InferRequest) -> Execution:
+        started = perf_counter_ns()
         try:
-            return self._plain(request)
+            response = self._plain(request)
         except StopIteration as error:  # no future takes it: the caller would wait for ever
             problem = "infer raised StopIteration"
             raise RuntimeError(problem) from error
+        return Execution(response, started, perf_counter_ns())
 
     async def drain(self) -> None:
         """Wait for what still runs although its caller has gone."""

@@ -1,6 +1,29 @@
-"""Bytes <-> messages: pure functions, no I/O; used by both shells."""
+"""Bytes <-> messages; used by both shells.
+
+Pure functions, but for tensors that lie in shared memory.
+"""
 
 from __future__ import annotations
 
-#: The protocol's extensions that the server's metadata lists; only what is served.
-EXTENSIONS = ("model_repository",)
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jackfield.settings import ServerSettings
+
+_ALWAYS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "statistics",
+    "trace",
+)
+
+
+def extensions(settings: ServerSettings) -> list[str]:
+    """List the protocol's extensions that a server serves, for its metadata."""
+    optional = ["system_shared_memory"] if settings.shared_memory else []
+    return sorted([*_ALWAYS, *optional])

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from jackfield._shared_memory import OFF
 from jackfield._wire.descriptors import InferParameter, ModelInferResponse
 from jackfield._wire.raw import check_shape, decode_raw, encode_raw
+from jackfield._wire.shared import (
+    NO_PLACES,
+    decode_shared,
+    encode_shared,
+    is_shared,
+    without_place,
+)
 from jackfield.errors import InvalidRequestError
 from jackfield.messages import InferRequest, RequestedOutput
 from jackfield.tensor import Datatype, Tensor
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from jackfield._shared_memory import Place, Regions
     from jackfield._wire.descriptors import ProtoMessage
     from jackfield.messages import InferResponse, Parameter, Parameters
 
@@ -48,10 +57,21 @@ _INT64 = range(-(2**63), 2**63)
 _UINT64 = range(2**64)
 
 
-def decode_infer(message: ProtoMessage) -> InferRequest:
+def decode_infer(
+    message: ProtoMessage, received_ns: int = 0, *, regions: Regions = OFF
+) -> tuple[InferRequest, Mapping[str, Place]]:
     """Decode a `ModelInferRequest`.
 
+    Args:
+        message: What the caller sent.
+        received_ns: When decoding began, by `time.perf_counter_ns`.
+        regions: Where tensors in shared memory lie.
+
+    Returns:
+        The request; and for each output that goes to shared memory, where it is written.
+
     Raises:
+        CapacityError: Requests hold as many copies of shared memory as they may.
         InvalidRequestError: There is no input, a datatype or shape is none, contents do not fit
             them, or raw and typed contents are mixed.
     """
@@ -60,13 +80,16 @@ def decode_infer(message: ProtoMessage) -> InferRequest:
     raw = message.raw_input_contents
     if not inputs:
         raise InvalidRequestError("inputs", expected="at least one", found="none", model=model)
-    if raw and len(raw) != len(inputs):
+    # inputs in shared memory have no entry
+    lying = [bool(given.parameters) and is_shared(given.parameters) for given in inputs]
+    if raw and len(raw) != lying.count(False):
         raise InvalidRequestError(
             "raw_input_contents",
-            expected=f"one entry for each of {len(inputs)} inputs",
+            expected=f"one entry for each of {lying.count(False)} inputs",
             found=str(len(raw)),
             model=model,
         )
+    contents = iter(raw)
     tensors: list[Tensor] = []
     names: set[str] = set()
     for index, given in enumerate(inputs):
@@ -87,20 +110,44 @@ def decode_infer(message: ProtoMessage) -> InferRequest:
                 model=model,
             )
         names.add(given.name)
-        if not raw:
+        parameters = decode_parameters(given.parameters)
+        if not raw and not lying[index]:
             array = _typed(given, datatype, field, model)
         elif given.HasField("contents"):
+            place = "shared memory" if lying[index] else "raw contents"
             raise InvalidRequestError(
-                f"{field}.contents", expected="none beside raw contents", found="some", model=model
+                f"{field}.contents", expected=f"none beside {place}", found="some", model=model
             )
+        elif lying[index]:
+            array = decode_shared(
+                parameters, datatype, given.shape, regions=regions, field=field, model=model
+            )
+            parameters = without_place(parameters)
         else:
-            array = decode_raw(raw[index], datatype, given.shape, field=field, model=model)
-        tensors.append(Tensor(given.name, datatype, array, decode_parameters(given.parameters)))
-    outputs = [
-        RequestedOutput(each.name, decode_parameters(each.parameters)) for each in message.outputs
-    ]
+            array = decode_raw(next(contents), datatype, given.shape, field=field, model=model)
+        tensors.append(Tensor(given.name, datatype, array, parameters))
+    outputs: list[RequestedOutput] = []
+    places = NO_PLACES
+    if message.outputs:
+        outputs, places = _decode_outputs(message, regions)
     parameters = decode_parameters(message.parameters)
-    return InferRequest(tensors, outputs, parameters, message.id or str(uuid.uuid4()))
+    given_id = message.id or str(uuid.uuid4())
+    return InferRequest(tensors, outputs, parameters, given_id, received_ns), places
+
+
+def _decode_outputs(
+    message: ProtoMessage, regions: Regions
+) -> tuple[list[RequestedOutput], Mapping[str, Place]]:
+    outputs: list[RequestedOutput] = []
+    places: dict[str, Place] = {}
+    for index, given in enumerate(message.outputs):
+        parameters = decode_parameters(given.parameters)
+        if parameters and is_shared(parameters):
+            field = f"outputs[{index}]"
+            places[given.name] = regions.place(parameters, field, message.model_name)
+            parameters = without_place(parameters)
+        outputs.append(RequestedOutput(given.name, parameters))
+    return outputs, places
 
 
 def _typed(given: ProtoMessage, datatype: Datatype, field: str, model: str) -> NDArray[Any]:
@@ -175,8 +222,24 @@ def _encode_parameter(value: Parameter) -> ProtoMessage:
     return InferParameter(string_param=msgspec.json.encode(value).decode())
 
 
-def encode_infer(response: InferResponse) -> ProtoMessage:
-    """Encode a `ModelInferResponse`, its contents raw."""
+def encode_final(name: str, version: str, request_id: str, parameters: Parameters) -> ProtoMessage:
+    """Encode a response without outputs, which ends the responses to one request."""
+    message = ModelInferResponse(model_name=name, model_version=version, id=request_id)
+    encode_parameters(parameters, message.parameters)
+    return message
+
+
+def encode_infer(response: InferResponse, places: Mapping[str, Place] = NO_PLACES) -> ProtoMessage:
+    """Encode a `ModelInferResponse`, its contents raw.
+
+    Args:
+        response: What was computed.
+        places: Where outputs that go to shared memory are written. Their entries in the raw
+            contents are empty: clients find an output's entry by its position among all.
+
+    Raises:
+        InvalidRequestError: An output does not fit its place in shared memory.
+    """
     message = ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=response.id
     )
@@ -186,7 +249,12 @@ def encode_infer(response: InferResponse) -> ProtoMessage:
         output = message.outputs.add(
             name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
         )
-        if tensor.parameters:
-            encode_parameters(tensor.parameters, output.parameters)
-        message.raw_output_contents.append(encode_raw(tensor))
+        parameters, contents = tensor.parameters, b""
+        if (place := places.get(tensor.name)) is not None:
+            parameters = encode_shared(tensor, place)
+        else:
+            contents = encode_raw(tensor)
+        if parameters:
+            encode_parameters(parameters, output.parameters)
+        message.raw_output_contents.append(contents)
     return message

@@ -57,7 +57,7 @@ def check_shape(shape: Sequence[int], field: str, model: str) -> int:
 
 
 def decode_raw(
-    data: bytes, datatype: Datatype, shape: Sequence[int], *, field: str, model: str
+    data: bytes | memoryview, datatype: Datatype, shape: Sequence[int], *, field: str, model: str
 ) -> NDArray[Any]:
     """Read a tensor from its binary form.
 
@@ -95,7 +95,9 @@ def decode_raw(
     return array.reshape(shape)
 
 
-def _decode_bytes(data: bytes, count: int, field: str, model: str) -> NDArray[np.object_]:
+def _decode_bytes(
+    data: bytes | memoryview, count: int, field: str, model: str
+) -> NDArray[np.object_]:
     elements: list[bytes] = []
     start, end = 0, len(data)
     while start < end:

@@ -1,4 +1,6 @@
-"""What a plugin's tests inherit: the runtime contract, as tests. Needs pytest.
+"""What a plugin's tests inherit: the runtime contract, as tests (needs pytest).
+
+`jackfield.testing.conformance` beside it checks servers.
 
 Example:
     ```python
@@ -19,11 +21,24 @@ Example:
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
-# before the import, so that a failed assertion in there shows its values
-pytest.register_assert_rewrite("jackfield.testing.contract")
-
-from jackfield.testing.contract import RuntimeContract  # noqa: E402  see above
+if TYPE_CHECKING:
+    from jackfield.testing.contract import RuntimeContract
 
 __all__ = ["RuntimeContract"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the contract when it is asked for: `conformance` beside it needs no pytest."""
+    if name not in __all__:
+        message = f"module 'jackfield.testing' has no attribute '{name}'"
+        raise AttributeError(message)
+    import pytest
+
+    # before the import, so that a failed assertion in there shows its values
+    pytest.register_assert_rewrite("jackfield.testing.contract")
+    from jackfield.testing.contract import RuntimeContract
+
+    globals()[name] = RuntimeContract
+    return RuntimeContract

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from jackfield import Parameter
     from jackfield_sklearn._estimator import Sample
 
 #: Most column names in an error.
@@ -99,7 +100,7 @@ class Table:
             width = -1 if self._width is None else self._width
             return [TensorMetadata("x", datatype, [-1, width])]
         return [
-            TensorMetadata(tensor.name, tensor.datatype, self._column_shape)
+            TensorMetadata(tensor.name, tensor.datatype, self._column_shape, _example(tensor))
             for tensor in self.sample()
         ]
 
@@ -197,6 +198,13 @@ class Table:
             raise _wrong_datatype(index, expected=f"{expected} for '{tensor.name}'", tensor=tensor)
         column = _column(index, tensor)
         return _decode(column, index) if is_text else column
+
+
+def _example(tensor: Tensor) -> dict[str, Parameter]:
+    """Give a text that the model knows, which a made-up request needs."""
+    if tensor.datatype is not Datatype.BYTES:
+        return {}
+    return {"example": tensor.array.reshape(-1)[0].decode()}
 
 
 def _only(inputs: Sequence[Tensor], *, expected: str) -> Tensor:
