@@ -10,6 +10,7 @@ from jackfield import ModelParameters, ModelSettings, ServerSettings, SettingsEr
 from jackfield._cli import cli
 from jackfield.settings import (
     _MLSERVER,
+    CorsSettings,
     default,
     description,
     fields,
@@ -153,8 +154,12 @@ def another_value(field):
         return not value
     if isinstance(value, str):
         return "a" * 64
+    if field.name == "cors_settings":
+        return CorsSettings(allow_origins=["https://example.org"])
     return (value or 0) + 1
 
 
 def as_text(value):
+    if isinstance(value, msgspec.Struct):
+        return msgspec.json.encode(value).decode()
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,9 +1,14 @@
 """One running server with a few models, which all tests of real clients share."""
 
+import gc
+import inspect
+import os
+
 import joblib
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from tests.protocol.triton import MODULES, Triton
 from tests.serving import serving, write_model
 
 #: Small, so that a body over it is quickly sent.
@@ -25,6 +30,20 @@ def repository(tmp_path_factory):
         )
     write_model(folder, "faulty.Faulty", name="failing", parameters={"extra": {"infer": "raises"}})
     write_model(folder, "faulty.Faulty", name="broken", parameters={"extra": {"load": "raises"}})
+    for name in ("told", "listening", "deaf"):
+        write_model(folder, f"told.{name.title()}", name=name)
+    for name in ("counting", "endless", "meeting"):
+        write_model(folder, f"streams.{name.title()}", name=name)
+    os.mkfifo(folder / "endless" / "cancelled")
+    fp32 = {"name": "x", "datatype": "FP32"}
+    tensors = {"one": [fp32 | {"shape": [-1, 2]}], "open": [fp32 | {"shape": [-1, -1]}]}
+    for name, inputs in tensors.items():
+        write_model(folder, "echo.Echo", name=name, inputs=inputs)
+    text = {"name": "x", "datatype": "BYTES", "shape": [1]}
+    write_model(folder, "echo.Echo", name="text", inputs=[text])
+    scores = {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
+    labels = {"parameters": {"classes": ["cat", "dog", "ζ"]}}
+    write_model(folder, "echo.Echo", name="scores", inputs=[scores], outputs=[scores | labels])
     iris = write_model(folder, "sklearn", name="iris")
     joblib.dump(
         LogisticRegression(max_iter=1000).fit(*load_iris(return_X_y=True)), iris / "model.joblib"
@@ -37,3 +56,15 @@ def server(repository):
     limit = str(MAX_BODY_BYTES)
     with serving(repository, "--max-body-bytes", limit) as served:
         yield served
+
+
+@pytest.fixture(params=MODULES, ids=lambda module: module.__name__.removeprefix("tritonclient."))
+async def triton(request, server):
+    is_http = request.param.__name__.startswith("tritonclient.http")
+    url = server.http.removeprefix("http://") if is_http else server.grpc
+    triton = Triton(request.param, request.param.InferenceServerClient(url))
+    yield triton
+    closed = triton.client.close()
+    if inspect.isawaitable(closed):
+        await closed
+    gc.collect()  # here, not within a test of another module

@@ -1,4 +1,7 @@
-"""KServe's clients, unmodified, by an interpreter that has them: tritonclient can't be beside."""
+"""KServe's clients, unmodified, by an interpreter that has them: tritonclient can't be beside.
+
+They have no method for streams.
+"""
 
 import json
 from pathlib import Path
@@ -34,9 +37,13 @@ def test_the_rest_client_finds_the_server_live_and_ready(rest):
     assert rest["models"] == {"echo": True, "broken": False, "nobody": False}
 
 
-def test_the_rest_client_gets_each_datatype_back_bit_for_bit(rest):
-    assert all(rest["same"].values()), rest["same"]
-    assert len(rest["same"]) == 12
+@pytest.mark.parametrize(
+    ("form", "count"),
+    [("json", 12), ("binary in", 12), ("binary out", 12), ("binary", 13), ("all binary", 13)],
+)
+def test_the_rest_client_gets_each_datatype_back_bit_for_bit(rest, form, count):
+    assert all(rest[form].values()), rest[form]
+    assert len(rest[form]) == count
     assert rest["reply"] == ["echo", "a-1"]
 
 
