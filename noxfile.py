@@ -21,6 +21,7 @@ nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
+ONNX_EXAMPLE = "examples/onnx-plugin"
 TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1", "hypothesis>=6.150", "httpx[http2]>=0.28")
 # one of each major that a framework asks for
 NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
@@ -70,17 +71,28 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
     stubs = ["grpc-stubs", "types-protobuf"]
-    install(session, *PLUGINS, also=["mypy==2.4.1", *stubs, "nox", "rich", "pytest"])
+    install(session, *PLUGINS, also=["mypy==2.4.1", *stubs, "nox", "rich", "pytest", "httpx"])
     session.run("mypy", "core/src", *(f"plugins/{name}/src" for name in PLUGINS))
+    session.run("mypy", f"{ONNX_EXAMPLE}/src")
     session.run("mypy", "noxfile.py", "benchmarks")
 
 
 @nox.session
 @nox.parametrize("numpy", list(NUMPYS))
 def tests(session: nox.Session, numpy: str) -> None:
-    """Test the core alone, with no framework installed, on NumPy 1 and 2."""
+    """Test the core, on NumPy 1 with no framework installed and on NumPy 2 with pandas."""
     schemas = ["openapi-spec-validator", "jsonschema"]
-    install(session, also=[*TEST_TOOLS, *schemas, "blockbuster", NUMPYS[numpy]])
+    # the codecs have to work without pandas, too
+    pandas = ["pandas>=2"] if numpy == "2" else []
+    install(session, also=[*TEST_TOOLS, *schemas, "blockbuster", NUMPYS[numpy], *pandas])
+    session.run("pytest", "core/tests", *session.posargs)
+
+
+@nox.session(default=False, python=["3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """Test the core on the other Pythons that are declared."""
+    schemas = ["openapi-spec-validator", "jsonschema"]
+    install(session, also=[*TEST_TOOLS, *schemas, "blockbuster"])
     session.run("pytest", "core/tests", *session.posargs)
 
 
@@ -111,11 +123,41 @@ def protocol(session: nox.Session) -> None:
 
 
 @nox.session
+def embedding(session: nox.Session) -> None:
+    """Run the snippets of docs/embedding.md in FastAPI, Starlette, Litestar, Quart and Django."""
+    install(session, also=[*TEST_TOOLS, "fastapi", "litestar>=2", "quart", "django>=5"])
+    session.run(
+        "pytest", "tests/embedding", "--ignore=tests/embedding/test_ray.py", *session.posargs
+    )
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run the snippet for Ray Serve on a local Ray: two replicas."""
+    install(session, also=[*TEST_TOOLS, "ray[serve]==2.60.0"])
+    session.run("pytest", "tests/embedding/test_ray.py", *session.posargs)
+
+
+@nox.session
 def e2e(session: nox.Session) -> None:
     """Test installed wheels: the command, signals, HTTP/2, reflection, the README from a clone."""
     folder = build_wheels(session, Path(session.create_tmp()) / "wheels")
     session.install("--find-links", str(folder), "jackfield[sklearn]", *TEST_TOOLS)
     session.run("pytest", "tests/e2e", *session.posargs, env={"JACKFIELD_WHEELS": str(folder)})
+
+
+@nox.session
+def downstream(session: nox.Session) -> None:
+    """Test a plugin of somebody else, its wheel beside the core's, by its own tests."""
+    folder = build_wheels(session, Path(session.create_tmp()) / "wheels", also=[ONNX_EXAMPLE])
+    session.install("--find-links", str(folder), "jackfield-onnx-example[test]")
+    # these wheels, where the environment is used again and has older ones of the same version
+    names = ("jackfield", "jackfield_onnx_example")
+    ours = [str(file) for name in names for file in folder.glob(f"{name}-[0-9]*.whl")]
+    session.install("--force-reinstall", "--no-deps", *ours)
+    with session.chdir(ONNX_EXAMPLE):
+        # not its checkout: what the wheel lacks, the tests lack
+        session.run("pytest", "-o", "pythonpath=tests", *session.posargs)
 
 
 @nox.session(default=False)
@@ -124,11 +166,11 @@ def wheels(session: nox.Session) -> None:
     print(f"wheels are in {build_wheels(session, ROOT / 'dist')}")
 
 
-def build_wheels(session: nox.Session, folder: Path) -> Path:
-    """Build all distributions into an emptied folder."""
+def build_wheels(session: nox.Session, folder: Path, *, also: Iterable[str] = ()) -> Path:
+    """Build all distributions, and those in other folders, into an emptied folder."""
     session.install("build")
     shutil.rmtree(folder, ignore_errors=True)
-    for path in ("core", *(f"plugins/{name}" for name in PLUGINS)):
+    for path in ("core", *(f"plugins/{name}" for name in PLUGINS), *also):
         session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), path, silent=True)
     return folder
 

@@ -212,9 +212,14 @@ EXAMPLES: tuple[errors.JackfieldError, ...] = (
     errors.PayloadTooLargeError(67108864, 80000000),
     errors.NotServedError("system shared memory", setting="shared_memory"),
     errors.ModelNotReadyError("iris", "2", reason="loading"),
+    errors.ServerNotReadyError("it was not started; enter 'async with server:'"),
     errors.OverloadedError("iris", limit=1000),
     errors.DeadlineError("iris", timeout_s=0.5),
     errors.RuntimeFailedError("iris", "2"),
+    errors.CallTimeoutError("http://localhost:8080", timeout_s=5),
+    errors.BadAnswerError("http://localhost:8080", "expected JSON, found '<html>'"),
+    errors.RemoteNotFoundError(404, "model 'irsi' is not served here; did you mean 'iris'"),
+    errors.RemoteCapacityError("UNAVAILABLE", "model 'iris' is not ready: loading"),
     errors.SettingsError(
         "environment variable JACKFIELD_HTTP_PRT",
         "unknown setting 'http_prt'; did you mean 'http_port'",
@@ -230,7 +235,8 @@ def walk_errors(
     """Walk the classes of errors.py, each before those that derive from it."""
     yield root
     for child in root.__subclasses__():
-        if child.__module__ == errors.__name__:
+        # a class with two parents is drawn under its first
+        if child.__module__ == errors.__name__ and child.__base__ is root:
             yield from walk_errors(child)
 
 

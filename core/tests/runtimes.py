@@ -163,9 +163,6 @@ class Stateful(Double):
     capabilities = Capabilities(stateful=True)
 
 
-class NoRuntime:
+class NoModel:
     def __init__(self, context):
-        pass
-
-    def infer(self, request):
         pass

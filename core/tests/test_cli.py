@@ -346,6 +346,31 @@ def test_plugins_as_json_are_for_programs(add_plugin, invoke):
     assert runtime["frameworks"]["nothing-of-this-name"] == "not installed"
 
 
+def test_the_trace_has_a_line_for_each_step_of_each_plugin(add_plugin, invoke, monkeypatch):
+    add_plugin("good", SPEC, version="4.5")
+    add_plugin("bad", "1 / 0", version="0.1")
+    monkeypatch.setattr("jackfield._plugins.SLOW_IMPORT_MS", 0.0)
+    result = invoke("plugins", "--trace", plugins="good,bad,teapot")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["PLUGIN", "DISTRIBUTION", "STEP", "MS", "NOTE"]
+    failed, imported, called, total = lines[1:]
+    assert re.match(
+        r"bad +jackfield-bad 0\.1 +import +\d+\.\d +left out: ZeroDivisionError.*; slow: ", failed
+    )
+    assert re.fullmatch(r"good +jackfield-good 4\.5 +import +\d+\.\d", imported)
+    assert re.match(r"good +jackfield-good 4\.5 +jackfield_runtimes +\d+\.\d +slow: its", called)
+    assert re.fullmatch(r"2 plugins in \d+\.\d ms", total)
+    assert "warning: no installed plugin has the name 'teapot' (JACKFIELD_PLUGINS)" in result.stderr
+    assert "warning: plugin 'jackfield-bad' 0.1 is left out: ZeroDivisionError" in result.stderr
+
+
+def test_the_trace_is_in_the_json(add_plugin, invoke):
+    add_plugin("good", SPEC)
+    [plugin] = json.loads(invoke("plugins", "--trace", "--json", plugins="good").stdout)
+    assert [step["name"] for step in plugin["steps"]] == ["import", "jackfield_runtimes"]
+    assert plugin["is_slow"] is False
+
+
 def test_no_plugin_at_all_comes_with_a_hint(invoke):
     assert 'pip install "jackfield[sklearn]"' in invoke("plugins").output
 

@@ -118,9 +118,9 @@ BAD_LOADS = {
     "ExitsOnLoad": "SystemExit: goodbye",
     "JunkMetadata": "its metadata is dict, not ModelMetadata",
     "JunkCapabilities": "its capabilities are tuple, not Capabilities",
-    "NoRuntime": "it has no load, metadata, close",
-    "Missing": "module 'runtimes' has no class 'Missing'",
-    "FACTOR": "module 'runtimes' has no class 'FACTOR'",
+    "NoModel": "class 'NoModel' has no method 'infer'",
+    "Missing": "module 'runtimes' has no class or function 'Missing'",
+    "FACTOR": "module 'runtimes' has no class or function 'FACTOR'",
 }
 
 

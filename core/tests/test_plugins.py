@@ -44,7 +44,20 @@ BROKEN = {
     ),
     "unknown argument": (
         "from jackfield import hookimpl\n@hookimpl\ndef jackfield_runtimes(x):\n    return []",
-        "PluginValidationError",
+        "jackfield_runtimes takes x, which jackfield 0.1.0 does not give; it gives: nothing",
+    ),
+    "no wrapper": (
+        "from jackfield import hookimpl\n@hookimpl(wrapper=True)\n"
+        "def jackfield_runtimes():\n    return []",
+        "function is not a generator function",
+    ),
+    "ends the process": ("raise SystemExit(3)", "SystemExit: 3"),
+    "field of another version": (
+        HOOK.format(
+            name="jackfield_runtimes",
+            body="return [RuntimeSpec(name='x', runtime='x:X', from_the_future=1)]",
+        ),
+        "from_the_future",
     ),
     "hook that raises": (HOOK.format(name="jackfield_runtimes", body="1 / 0"), "ZeroDivisionError"),
     "hook that gives a number": (HOOK.format(name="jackfield_runtimes", body="return 3"), "int"),
@@ -74,6 +87,128 @@ def test_a_broken_plugin_is_named_and_the_others_work(add_plugin, case, name):
     assert (bad.distribution, bad.version) == ("jackfield-bad", "0.0.7")
     assert problem in bad.problem
     assert bad.runtimes == ()
+
+
+def test_a_broken_plugins_other_hooks_are_not_called(add_plugin):
+    code = (
+        "from jackfield import hookimpl\n"
+        "@hookimpl\ndef jackfield_runtimes():\n    raise SystemError('was called')\n"
+        "@hookimpl\ndef jackfield_teapots():\n    return []\n"
+    )
+    add_plugin("bad", code)
+    add_plugin("good", GOOD.format(name="good"))
+    plugins = found()
+    assert "jackfield_teapots" in plugins["bad"].problem
+    assert plugins["good"].problem == ""
+
+
+# ---- Built for another version ----
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_met"),
+    [
+        ("", True),
+        (">=0.1", True),
+        (">=0.1.0,<1", True),
+        (">0.0.9", True),
+        ("~=0.1.0", True),
+        ("==0.1.*", True),
+        ("==0.1", True),
+        ("!=0.2", True),
+        (">=0.2", False),
+        ("(>=0.2)", False),
+        (">=0.1,<0.1", False),
+        (">0.1", False),
+        ("<=0.0.9", False),
+        ("~=0.2.0", False),
+        ("==0.2.*", False),
+        ("!=0.1.*", False),
+        ("==1.0", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["jackfield", "Jackfield[sklearn]"])
+def test_a_plugin_for_another_version_of_the_core_is_left_out(
+    add_plugin, monkeypatch, name, wanted, is_met
+):
+    monkeypatch.setattr("jackfield._plugins.__version__", "0.1.0")
+    site = add_plugin("future", "1 / 0" if not is_met else GOOD.format(name="future"))
+    metadata = next(site.glob("*.dist-info")) / "METADATA"
+    others = "Requires-Dist: jackfield-other>=9\nRequires-Dist: jackfield>=9; extra == 'x'\n"
+    metadata.write_text(f"{metadata.read_text()}{others}Requires-Dist: {name}{wanted}\n")
+    plugin = found()["future"]
+    if is_met:
+        assert plugin.problem == ""
+    else:
+        bounds = wanted.strip("()")
+        assert plugin.problem == f"it is built for jackfield {bounds}, and this is 0.1.0"
+        assert plugin.steps == ()
+
+
+def test_a_development_version_counts_as_its_release(add_plugin, monkeypatch):
+    monkeypatch.setattr("jackfield._plugins.__version__", "0.2.0.dev3+g1234")
+    site = add_plugin("next", GOOD.format(name="next"))
+    with (next(site.glob("*.dist-info")) / "METADATA").open("a") as metadata:
+        metadata.write("Requires-Dist: jackfield>=0.2\n")
+    assert found()["next"].problem == ""
+
+
+# ---- The trace ----
+
+
+def test_the_steps_of_a_plugin_are_timed_until_it_fails(add_plugin):
+    add_plugin("bad", HOOK.format(name="jackfield_runtimes", body="1 / 0"))
+    add_plugin("good", GOOD.format(name="good"))
+    add_plugin("unimportable", "1 / 0")
+    steps = {name: [step.name for step in plugin.steps] for name, plugin in found().items()}
+    assert steps["good"] == steps["bad"] == ["import", "jackfield_runtimes"]
+    assert steps["unimportable"] == ["import"]
+    assert all(step.duration_ms > 0 for plugin in found().values() for step in plugin.steps)
+
+
+def test_an_import_is_slow_from_a_limit_on_and_names_what_came_with_it(add_plugin, monkeypatch):
+    site = add_plugin("heavy", f"import json, heavy_framework\n{GOOD.format(name='heavy')}")
+    (site / "heavy_framework.py").write_text("")
+    monkeypatch.delitem(sys.modules, "heavy_framework", raising=False)
+    [plugin] = discover(["heavy"]).plugins
+    assert plugin.imports == ("heavy_framework",)
+    took = plugin.steps[0].duration_ms
+    monkeypatch.setattr("jackfield._plugins.SLOW_IMPORT_MS", took + 0.001)
+    assert plugin.delay == ""
+    monkeypatch.setattr("jackfield._plugins.SLOW_IMPORT_MS", took)
+    assert plugin.delay == f"slow: its import took {took:.0f} ms, with heavy_framework"
+
+
+# ---- Warnings ----
+
+
+def test_what_is_wrong_is_warned_of_by_name(add_plugin, monkeypatch):
+    add_plugin("bad", "1 / 0", version="0.0.7")
+    add_plugin("good", GOOD.format(name="good"))
+    warnings = discover(["bad", "good", "goood", "teapot"]).warnings
+    assert warnings == [
+        "no installed plugin has the name 'goood' (JACKFIELD_PLUGINS); did you mean 'good'",
+        *(each for each in warnings if "'teapot' (JACKFIELD_PLUGINS); there are: " in each),
+        "plugin 'jackfield-bad' 0.0.7 is left out: ZeroDivisionError: division by zero",
+    ]
+    assert len(warnings) == 3
+    assert "bad, good" in warnings[1]
+    assert discover(["good"]).warnings == []
+    monkeypatch.setattr("jackfield._plugins.SLOW_IMPORT_MS", 0.0)
+    [warning] = discover(["good"]).warnings
+    assert warning.startswith("plugin 'jackfield-good' 1.2.3 is slow: its import took ")
+
+
+async def test_a_server_logs_the_warnings_and_serves(add_plugin, add_reader, models_dir, caplog):
+    add_plugin("bad", "import nothing_of_this_name", version="0.0.7")
+    add_reader("text", "*.txt")
+    (models_dir / "model.txt").write_text("hello")
+    async with Server([models_dir / "model.txt"], plugins=["bad", "text", "nobody"]) as server:
+        response = await server.model("model").infer(InferRequest([Tensor.from_array("x", [1])]))
+    assert response.output("text").array.tolist() == [b"hello"]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("'jackfield-bad' 0.0.7 is left out: ModuleNotFoundError" in each for each in logged)
+    assert any("no installed plugin has the name 'nobody'" in each for each in logged)
 
 
 def test_of_two_plugins_that_claim_a_name_the_first_by_distribution_has_it(add_plugin):

@@ -1,6 +1,7 @@
 """The error tree is drawn as it is, and both shells answer every fault."""
 
 import importlib
+import pickle
 import pkgutil
 import re
 
@@ -67,3 +68,10 @@ def test_a_text_is_one_line_without_full_stop(generate):
         text = str(example)
         assert "\n" not in text
         assert not text.endswith(".")
+
+
+def test_an_error_crosses_to_another_process_with_its_facts(generate):
+    for error in generate.EXAMPLES:
+        found = pickle.loads(pickle.dumps(error))
+        assert type(found) is type(error)
+        assert (str(found), vars(found)) == (str(error), vars(error))

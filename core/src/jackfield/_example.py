@@ -26,13 +26,13 @@ def example_request(metadata: ModelMetadata) -> dict[str, object] | None:
         The request's body; None for a model that declares no inputs, or whose inputs are too large
         for an example or have no JSON form.
     """
-    tensors = _tensors(metadata.inputs)
+    tensors = _tensors(_needed_inputs(metadata))
     return {"inputs": tensors} if tensors else None
 
 
 def example_flat_request(metadata: ModelMetadata) -> dict[str, object] | None:
     """Make the same request in Triton's flat form; None as for `example_request`."""
-    return _flat(_tensors(metadata.inputs)) or None
+    return _flat(_tensors(_needed_inputs(metadata))) or None
 
 
 def example_response(metadata: ModelMetadata, version: str) -> dict[str, object] | None:
@@ -55,6 +55,12 @@ def example_flat_response(metadata: ModelMetadata, version: str) -> dict[str, ob
 def _head(metadata: ModelMetadata, version: str) -> dict[str, object]:
     named: dict[str, object] = {"model_name": metadata.name}
     return named | ({"model_version": version} if version else {}) | {"id": "1"}
+
+
+def _needed_inputs(metadata: ModelMetadata) -> list[TensorMetadata]:
+    """Leave out the optional inputs, unless there are no others: a request has one at least."""
+    needed = [each for each in metadata.inputs if not each.parameters.get("optional", False)]
+    return needed or list(metadata.inputs[:1])
 
 
 def _default_outputs(metadata: ModelMetadata) -> list[TensorMetadata]:

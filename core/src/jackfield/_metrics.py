@@ -5,12 +5,14 @@ Nothing is counted twice: a request's path touches the statistics only.
 
 from __future__ import annotations
 
+import logging
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from jackfield._statistics import SECONDS
@@ -18,9 +20,9 @@ from jackfield._statistics import SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from prometheus_client.metrics_core import Metric
-
     from jackfield._models import Model
+
+logger = logging.getLogger("jackfield")
 
 _LABELS = ("model", "version")
 _BOUNDS = [*(str(seconds) for seconds in SECONDS), "+Inf"]
@@ -64,6 +66,34 @@ class Metrics(Collector):
         yield requests
         yield seconds
         yield in_progress
+        yield from self._own_of_models()
+
+    def _own_of_models(self) -> Iterator[Metric]:
+        """Put what the models count themselves together, one family for each name."""
+        families: dict[str, Metric] = {}
+        for model in self._loaded():
+            for metric in model.metrics.collect() if model.metrics else ():
+                family = families.get(metric.name)
+                if family is None:
+                    family = Metric(metric.name, metric.documentation, metric.type)
+                    families[metric.name] = family
+                elif family.type != metric.type:
+                    # one name has one kind in Prometheus' form: a reader would refuse the whole
+                    logger.warning(
+                        "model '%s' %s: its metric '%s' is left out: for another model that is "
+                        "a %s, here it is a %s",
+                        model.name,
+                        model.version,
+                        metric.name,
+                        family.type,
+                        metric.type,
+                    )
+                    continue
+                for sample in metric.samples:
+                    if not sample.name.endswith("_created"):
+                        labels = {"model": model.name, "version": model.version, **sample.labels}
+                        family.samples.append(sample._replace(labels=labels))
+        yield from families.values()
 
     def expose(self) -> tuple[bytes, str]:
         """Render all metrics: the body and its content type."""

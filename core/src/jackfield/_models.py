@@ -15,39 +15,51 @@ import hashlib
 import logging
 import re
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import msgspec
 
 from jackfield._code import import_runtime
 from jackfield._outputs import select_outputs
 from jackfield._overrides import decode_overrides
+from jackfield._own_code import load_own_code
+from jackfield._routes import ModelRoute, find_routes
 from jackfield._scheduling import Scheduler, choose_scheduler, choose_stream
 from jackfield._statistics import ModelStatistics
 from jackfield._tracing import TraceSettings
 from jackfield.errors import (
+    CapacityError,
     InvalidRequestError,
     JackfieldError,
     ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
     OverloadedError,
+    RequestError,
     RuntimeFailedError,
+    ServerNotReadyError,
 )
 from jackfield.messages import InferRequest, InferResponse, ModelMetadata
 from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
 from jackfield.settings import decode_options
+from jackfield.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from jackfield._repository import ModelSource, Repository
-    from jackfield.tensor import Tensor
+    from jackfield.model_metrics import ModelMetrics
 
 logger = logging.getLogger("jackfield")
+
+#: What a server that was never started answers.
+NOT_STARTED = (
+    "it was not started; pass 'lifespan=server.lifespan' to the app that mounts it, "
+    "or enter 'async with server:' in the lifespan that the app has"
+)
 
 #: Models that load at the same time; more would only share the disk and the GIL.
 _LOADERS = 4
@@ -71,6 +83,11 @@ class IndexEntry(msgspec.Struct, frozen=True):
     reason: str
 
 
+#: What a caller is told as it is. Not what a runtime meets as a client of another server, whose
+#: address it may name.
+_TOLD = (RequestError, CapacityError, RuntimeFailedError)
+
+
 class Model:
     """One loaded model version: admits requests, runs its scheduler, counts."""
 
@@ -83,6 +100,8 @@ class Model:
         scheduler: Scheduler,
         capabilities: Capabilities,
         traces: TraceSettings,
+        routes: Sequence[ModelRoute] = (),
+        metrics: ModelMetrics | None = None,
     ) -> None:
         self.name = source.name
         self.version = source.version
@@ -98,15 +117,29 @@ class Model:
         self.statistics = ModelStatistics(is_row_wise=capabilities.row_wise)
         self._outputs = frozenset(output.name for output in metadata.outputs)
         self._max_queue = source.settings.max_queue
+        #: Paths that the runtime answers itself.
+        self.routes = routes
+        #: What the runtime counts itself.
+        self.metrics = metrics
+        self._visits = 0
         self._traces = traces
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def infer(self, request: InferRequest) -> InferResponse:
+    @overload
+    async def infer(self, request: InferRequest, /) -> InferResponse: ...
+
+    @overload
+    async def infer(self, /, **inputs: object) -> InferResponse: ...
+
+    async def infer(
+        self, request: InferRequest | None = None, /, **inputs: object
+    ) -> InferResponse:
         """Compute a response.
 
         Args:
             request: At least one input; requested outputs are checked against the metadata.
+            inputs: Instead of a request: an array for each input, by the input's name.
 
         Returns:
             The runtime's outputs, with the model's name and version and the request's id.
@@ -115,11 +148,22 @@ class Model:
             InvalidRequestError: An output is unknown, or the runtime refuses the request.
             OverloadedError: `max_queue` requests are held already.
             RuntimeFailedError: The runtime raised; the log tells what.
+            TypeError: An input is nothing that a tensor can be made of, or there is none.
+
+        Example:
+            ```python
+            response = await server.model("iris").infer(x=[[5.1, 3.5, 1.4, 0.2]])
+            response.arrays["predict"]
+            ```
         """
         arrived = perf_counter_ns()
+        if request is None or inputs:
+            request = _request_of(request, inputs)
         self._admit(request)
         try:
             response, started, ended = await self._infer(request)
+            if not isinstance(response, InferResponse):
+                raise _no_response("infer returned", response)
             outputs: Sequence[Tensor] = response.outputs
             parameters = response.parameters
             if request.outputs:
@@ -134,11 +178,20 @@ class Model:
             self._trace(request, outputs, arrived=arrived, started=started, ended=ended)
         return InferResponse(outputs, parameters, self.name, self.version, request.id)
 
-    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
+    @overload
+    def stream(self, request: InferRequest, /) -> AsyncGenerator[InferResponse, None]: ...
+
+    @overload
+    def stream(self, /, **inputs: object) -> AsyncGenerator[InferResponse, None]: ...
+
+    async def stream(
+        self, request: InferRequest | None = None, /, **inputs: object
+    ) -> AsyncGenerator[InferResponse, None]:
         """Compute responses one after another; one alone where the runtime does not stream.
 
         Args:
             request: As for `infer`.
+            inputs: As for `infer`.
 
         Yields:
             Responses, each with the model's name and version and the request's id. Closing the
@@ -147,6 +200,8 @@ class Model:
         Raises:
             InvalidRequestError: As for `infer`; so do the others there.
         """
+        if request is None or inputs:
+            request = _request_of(request, inputs)
         if self._stream is None:
             yield await self.infer(request)
             return
@@ -156,6 +211,8 @@ class Model:
         try:
             async with contextlib.aclosing(self._stream(request)) as responses:
                 async for response in responses:
+                    if not isinstance(response, InferResponse):
+                        raise _no_response("stream yielded", response)
                     outputs = response.outputs
                     if request.outputs:
                         outputs = select_outputs(request.outputs, outputs, self.metadata)
@@ -174,6 +231,10 @@ class Model:
 
     def _admit(self, request: InferRequest) -> None:
         """Let a request in, or refuse it."""
+        if not request.inputs:  # the shells refuse it earlier
+            raise InvalidRequestError(
+                "inputs", expected="at least one", found="none", model=self.name
+            )
         if request.outputs and self._outputs:
             self._check_outputs(request)
         if self.statistics.in_flight >= self._max_queue:
@@ -184,17 +245,33 @@ class Model:
 
     def _release(self) -> None:
         self.statistics.in_flight -= 1
-        if not self.statistics.in_flight:
+        if not self.statistics.in_flight and not self._visits:
             self._idle.set()
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """Keep the runtime while one of its own routes answers; that is no inference."""
+        self._visits += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._visits -= 1
+            if not self.statistics.in_flight and not self._visits:
+                self._idle.set()
 
     def _fail(self, error: BaseException, ns: int) -> None:
         """Count a failure; raise what the caller may know of it instead."""
         self.statistics.failed(ns)
+        self.translate(error)
+
+    def translate(self, error: BaseException) -> None:
+        """Raise what the caller may know of what a runtime raised, where that is something else."""
         if isinstance(error, InvalidRequestError) and not error.model:
             raise error.for_model(self.name) from error
         # the seam where foreign code runs: whatever it raises is logged here and told to nobody;
         # SystemExit, if let through, would end the event loop
-        if isinstance(error, Exception | SystemExit) and not isinstance(error, JackfieldError):
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, _TOLD):
             logger.error("model '%s' %s failed", self.name, self.version, exc_info=error)
             raise RuntimeFailedError(self.name, self.version) from error
 
@@ -263,6 +340,19 @@ class Model:
             closer.shutdown(wait=False)
 
 
+def _no_response(what: str, found: object) -> TypeError:
+    message = f"{what} {type(found).__name__}, not InferResponse"
+    return TypeError(message)
+
+
+def _request_of(request: InferRequest | None, inputs: Mapping[str, object]) -> InferRequest:
+    """Make a request of arrays."""
+    if request is not None or not inputs:
+        message = "expected one request, or inputs by their names"
+        raise TypeError(message)
+    return InferRequest([Tensor.from_array(name, array) for name, array in inputs.items()])
+
+
 @dataclasses.dataclass
 class _Entry:
     """A model version that is known, whether it serves or not."""
@@ -286,6 +376,7 @@ class Models:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closing: set[asyncio.Task[None]] = set()
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
+        self._opened = False
         self._started = False
         self._closed = False
 
@@ -308,6 +399,8 @@ class Models:
         return model
 
     def _absent(self, name: str, version: str) -> JackfieldError:
+        if not self._opened:
+            return ServerNotReadyError(NOT_STARTED)
         versions = self._entries.get(name)
         if versions is None:
             return ModelNotFoundError(name, close=_lookalikes(name, self._entries))
@@ -327,6 +420,8 @@ class Models:
         a model that failed does not keep the others from serving.
         """
         entries = [entry for versions in self._entries.values() for entry in versions.values()]
+        if not self._opened:
+            return NOT_STARTED
         if not self._started:
             return "models are loading"
         if entries and not self._serving:
@@ -405,6 +500,21 @@ class Models:
 
     # ---- loading ----
 
+    def open(self) -> None:
+        """Begin to take requests, anew after a `close`; models come with `start`.
+
+        Raises:
+            RuntimeError: It is open.
+        """
+        if self._opened and not self._closed:
+            message = "the server is started already"
+            raise RuntimeError(message)
+        if self._closed:
+            # not cleared: what still loads for the run that was closed finds that it is too late
+            self._entries = {}
+            self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
+        self._opened, self._started, self._closed = True, False, False
+
     async def start(self, *, load: bool = True) -> None:
         """Load every model; one that fails is UNAVAILABLE with its reason.
 
@@ -435,7 +545,10 @@ class Models:
             InvalidRequestError: A parameter is unknown, or overrides what only the operator may.
             ModelNotFoundError: It is not on disk.
             ModelNotReadyError: A version failed to load; the reason is told.
+            ServerNotReadyError: The server was not started.
         """
+        if not self._opened:
+            raise ServerNotReadyError(NOT_STARTED)
         async with self._lock(name):
             found = await self._scan()
             sources = [source for source in found if source.name == name]
@@ -493,7 +606,7 @@ class Models:
 
     async def _load(self, source: ModelSource) -> str:
         """Load one version beside what serves, and swap; returns the problem, empty if none."""
-        entry = self._note(source)
+        entry, entries = self._note(source), self._entries
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
         try:
@@ -504,7 +617,7 @@ class Models:
                 entry.state = ModelState.UNAVAILABLE
             entry.reason = f"failed to load: {error}"
             return entry.reason
-        if self._closed:
+        if self._closed or entries is not self._entries:
             await model.close()
             return "the server stops"
         old, entry.source, entry.model = entry.model, source, model
@@ -514,8 +627,12 @@ class Models:
         return ""
 
     async def _build(self, source: ModelSource) -> Model:
-        loop = asyncio.get_running_loop()
-        loaded = await loop.run_in_executor(self._loaders, _load_runtime, source)
+        loading = self._loaders.submit(_load_runtime, source)
+        try:
+            loaded = await asyncio.wrap_future(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_unused)
+            raise
         try:
             scheduler = choose_scheduler(loaded.runtime, loaded.capabilities, source.settings)
         except ModelLoadError:
@@ -528,6 +645,8 @@ class Models:
             scheduler=scheduler,
             capabilities=loaded.capabilities,
             traces=self.traces,
+            routes=loaded.routes,
+            metrics=loaded.metrics,
         )
 
     def _retire(self, model: Model | None) -> None:
@@ -602,6 +721,8 @@ class _Loaded(NamedTuple):
     runtime: Runtime
     metadata: ModelMetadata
     capabilities: Capabilities
+    routes: Sequence[ModelRoute]
+    metrics: ModelMetrics
 
 
 def _load_runtime(source: ModelSource) -> _Loaded:
@@ -616,6 +737,16 @@ def _load_runtime(source: ModelSource) -> _Loaded:
         logger.exception("model '%s' %s failed to load", source.name, source.version)
         problem = f"{type(error).__name__}: {error}"
         raise ModelLoadError(problem) from error
+
+
+def _close_unused(loading: Future[_Loaded]) -> None:
+    """Free what was loaded for a start that was given up; runs in the loader's thread."""
+    if not loading.cancelled() and loading.exception() is None:
+        try:
+            loading.result().runtime.close()
+        # foreign code, and nobody is left to be told
+        except (Exception, SystemExit):
+            logger.exception("a model that loaded too late failed to close")
 
 
 def _load_untranslated(source: ModelSource) -> _Loaded:
@@ -635,14 +766,17 @@ def _load_untranslated(source: ModelSource) -> _Loaded:
             {"model": source.name, "version": source.version},
         ),
     )
-    # a dotted name is the model's own code, which lies in its folder
-    folder = source.folder if "." in spec.name else None
-    runtime_class = import_runtime(spec.runtime, folder=folder)
-    runtime = runtime_class(context)
-    methods = ("load", "metadata", "infer", "close")
-    if missing := [name for name in methods if not callable(getattr(runtime, name, None))]:
-        problem = f"'{spec.runtime}' is no runtime: it has no {', '.join(missing)}"
-        raise ModelLoadError(problem)
+    runtime: Runtime
+    if "." in spec.name:  # the model's own code, which lies in its folder
+        runtime = own = load_own_code(spec.runtime, source.folder, context)
+        routes = own.routes
+    else:
+        runtime = import_runtime(spec.runtime)(context)
+        methods = ("load", "metadata", "infer", "close")
+        if missing := [name for name in methods if not callable(getattr(runtime, name, None))]:
+            problem = f"'{spec.runtime}' is no runtime: it has no {', '.join(missing)}"
+            raise ModelLoadError(problem)
+        routes = find_routes(runtime)
     runtime.load()
     try:
         metadata = _describe(source, runtime.metadata())
@@ -653,7 +787,7 @@ def _load_untranslated(source: ModelSource) -> _Loaded:
     except BaseException:
         runtime.close()
         raise
-    return _Loaded(runtime, metadata, capabilities)
+    return _Loaded(runtime, metadata, capabilities, routes, context.metrics)
 
 
 def _options(source: ModelSource, spec: RuntimeSpec) -> msgspec.Struct | None:

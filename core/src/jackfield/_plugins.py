@@ -6,18 +6,35 @@ and the others go on.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.metadata
+import inspect
+import re
+import sys
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pluggy
 
-from jackfield import hookspecs
+from jackfield import __version__, hookspecs
 from jackfield.errors import ModelLoadError, PluginError
 from jackfield.runtime import RuntimeSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
+    from types import ModuleType
+
+#: An import of a plugin that takes longer is told: all should be listed in well under a second.
+SLOW_IMPORT_MS = 250.0
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One thing that discovery did with a plugin: its import, or a call of one of its hooks."""
+
+    name: str
+    duration_ms: float
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +47,30 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: tuple[RuntimeSpec, ...] = ()
     #: Why it is left out; empty for a plugin in use.
     problem: str = ""
+    #: What was done with it, in order, until it failed.
+    steps: tuple[Step, ...] = ()
+    #: Top-level packages that its import brought in, beside its own and Python's.
+    imports: tuple[str, ...] = ()
+
+    @property
+    def delay(self) -> str:
+        """Why listing it takes too long; empty where it doesn't."""
+        took_ms = sum(step.duration_ms for step in self.steps if step.name == _IMPORT)
+        if took_ms < SLOW_IMPORT_MS:
+            return ""
+        imports = f", with {', '.join(self.imports)}" if self.imports else ""
+        return f"slow: its import took {took_ms:.0f} ms{imports}"
 
 
 class Plugins:
-    """All plugins found, and the runtimes that they bring, by name and by alias."""
+    """All plugins found, and the runtimes that they bring, by name and by alias.
 
-    def __init__(self, plugins: Sequence[Plugin]) -> None:
+    `warnings` tell the operator which plugins are left out, slow, or asked for and not there.
+    """
+
+    def __init__(self, plugins: Sequence[Plugin], *, absent: Sequence[str] = ()) -> None:
         self.plugins = tuple(plugins)
+        self.warnings = [*_warn_of_absent(absent), *_warn_of(self.plugins)]
         self.runtimes: dict[str, RuntimeSpec] = {}
         for plugin in plugins:
             for spec in plugin.runtimes:
@@ -81,6 +115,8 @@ _KNOWN = {
     "alibi_explain": "alibi",
     "huggingface": "huggingface",
 }
+#: Names that the plugins of others can't have.
+OWN_PLUGINS = frozenset(_KNOWN.values())
 
 
 def discover(only: Collection[str] | None = None) -> Plugins:
@@ -89,17 +125,21 @@ def discover(only: Collection[str] | None = None) -> Plugins:
     Args:
         only: Names of the plugins to use (``JACKFIELD_PLUGINS``); None uses all.
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = _create_manager()
+    trace = _Trace()
+    manager.add_hookcall_monitoring(trace.before, trace.after)
     found: list[Plugin] = []
     taken: dict[str, str] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=_origin):
+    entries = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=_origin)
+    for entry in entries:
         if only is not None and entry.name not in only:
             continue
         metadata = entry.dist.metadata if entry.dist else {"Name": entry.name, "Version": "?"}
         distribution, version = metadata["Name"], metadata["Version"]
+        trace.restart()
         try:
-            hooks = _register(manager, entry)
+            _check_requirements(entry)
+            hooks = _register(manager, entry, trace)
             runtimes = _runtimes(manager, entry.name)
             claimed: dict[str, str] = {}
             for name in (name for spec in runtimes for name in (spec.name, *spec.aliases)):
@@ -121,18 +161,32 @@ def discover(only: Collection[str] | None = None) -> Plugins:
                 hooks=hooks,
                 runtimes=runtimes,
             )
-        found.append(plugin)
-    return Plugins(found)
+        imports = trace.imports(entry.module)
+        found.append(msgspec.structs.replace(plugin, steps=tuple(trace.steps), imports=imports))
+    installed = {entry.name for entry in entries}
+    return Plugins(found, absent=[name for name in only or () if name not in installed])
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
     return entry.dist.name if entry.dist else "", entry.name
 
 
+def _create_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 def _register(
-    manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoint
+    manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoint, trace: _Trace
 ) -> tuple[str, ...]:
-    module = entry.load()
+    with trace.timing(_IMPORT):
+        module = entry.load()
+    try:
+        # on trial: of a plugin that fails half-way, the hooks before that stay registered
+        _create_manager().register(module)
+    except pluggy.PluginValidationError as error:
+        raise _broken(_mismatch(manager, module) or " ".join(str(error).split())) from error
     manager.register(module, name=entry.name)
     hooks = tuple(hook.name for hook in manager.get_hookcallers(module) or ())
     unknown = [hook for hook in hooks if getattr(manager.hook, hook).spec is None]
@@ -140,6 +194,23 @@ def _register(
         manager.unregister(module)
         raise _broken(f"it implements hooks that this version has not: {', '.join(unknown)}")
     return hooks
+
+
+def _mismatch(manager: pluggy.PluginManager, module: ModuleType) -> str:
+    """Say which hook takes what this version does not give."""
+    for name in dir(module):
+        spec = getattr(getattr(manager.hook, name, None), "spec", None)
+        if manager.parse_hookimpl_opts(module, name) is None or spec is None:
+            continue
+        given = spec.argnames
+        taken = inspect.signature(getattr(module, name)).parameters
+        more = [each for each in taken if each not in given]
+        if more:
+            return (
+                f"its hook {name} takes {', '.join(more)}, which jackfield {__version__} does "
+                f"not give; it gives: {', '.join(given) or 'nothing'}"
+            )
+    return ""
 
 
 def _runtimes(manager: pluggy.PluginManager, name: str) -> tuple[RuntimeSpec, ...]:
@@ -159,3 +230,106 @@ def _broken(problem: str) -> PluginError:
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+_IMPORT = "import"
+
+
+class _Trace:
+    """Times what discovery does, with one plugin after the other."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Turn to the next plugin."""
+        self.steps: list[Step] = []
+        self._before = set(sys.modules)
+        self._began = 0.0
+
+    @contextlib.contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Time a step, one that fails too."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.steps.append(Step(name, 1000 * (perf_counter() - began)))
+
+    def before(self, hook: str, implementations: object, arguments: object) -> None:
+        """Be told by pluggy that a hook is called."""
+        self._began = perf_counter()
+
+    def after(self, outcome: object, hook: str, implementations: object, arguments: object) -> None:
+        """Be told by pluggy that it returned or raised."""
+        self.steps.append(Step(hook, 1000 * (perf_counter() - self._began)))
+
+    def imports(self, module: str) -> tuple[str, ...]:
+        """Name the packages that came in since `restart`."""
+        own = {module.partition(".")[0], hookspecs.PROJECT, *sys.stdlib_module_names}
+        new = {name.partition(".")[0] for name in set(sys.modules) - self._before}
+        return tuple(sorted(name for name in new - own if not name.startswith("_")))
+
+
+def _warn_of(plugins: Sequence[Plugin]) -> Iterator[str]:
+    for plugin in plugins:
+        who = f"plugin '{plugin.distribution}' {plugin.version}"
+        if plugin.problem:
+            yield f"{who} is left out: {plugin.problem}"
+        if plugin.delay:
+            yield f"{who} is {plugin.delay}"
+
+
+def _warn_of_absent(names: Sequence[str]) -> Iterator[str]:
+    entries = {entry.name for entry in importlib.metadata.entry_points(group=hookspecs.PROJECT)}
+    for name in names:
+        close = difflib.get_close_matches(name, entries, n=1)
+        hint = f"did you mean '{close[0]}'" if close else f"there are: {_join(entries)}"
+        yield f"no installed plugin has the name '{name}' (JACKFIELD_PLUGINS); {hint}"
+
+
+def _join(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _check_requirements(entry: importlib.metadata.EntryPoint) -> None:
+    """Refuse a plugin whose distribution asks for another version of the core."""
+    for requirement in (entry.dist.requires if entry.dist else None) or ():
+        found = _REQUIREMENT.fullmatch(requirement.strip())
+        if found and not _is_met(found["versions"], __version__):
+            wanted = found["versions"].strip("() ")
+            raise _broken(f"it is built for jackfield {wanted}, and this is {__version__}")
+
+
+#: A requirement on the core. One with a marker (an extra, a platform) is left to the installer.
+_REQUIREMENT = re.compile(
+    r"jackfield\s*(\[[^]]*\])?\s*(?P<versions>([(<>=!~][^;]*)?)", re.IGNORECASE
+)
+_BOUND = re.compile(r"(?P<sign>[<>]=?|[=!~]=)\s*(?P<release>\d+(\.\d+)*)(?P<more>\.\*)?")
+
+
+def _is_met(versions: str, version: str) -> bool:
+    """Compare releases only: a development version counts as the release that it leads to."""
+    here = _release(version)
+    for bound in _BOUND.finditer(versions):
+        wanted = _release(bound["release"])
+        size = max(len(here), len(wanted))
+        one, other = (each + (0,) * (size - len(each)) for each in (here, wanted))
+        is_within = here[: len(wanted)] == wanted if bound["more"] else one == other
+        is_met = {
+            "<": one < other,
+            "<=": one <= other,
+            ">": one > other,
+            ">=": one >= other,
+            "~=": one >= other and here[: len(wanted) - 1] == wanted[:-1],
+            "==": is_within,
+            "!=": not is_within,
+        }[bound["sign"]]
+        if not is_met:
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

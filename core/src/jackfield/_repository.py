@@ -10,6 +10,7 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
+from jackfield._code import holds_module
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.runtime import RuntimeSpec
 from jackfield.settings import MODEL_FILE, ModelSettings, read_model_settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 #: A folder of this name holds a version, as Triton lays repositories out.
 _VERSION_FOLDER = re.compile(r"^v?\d+(\.\d+)*$")
+_CODE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 _URI_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
 #: Suffixes of formats whose plugin may not be installed -> the plugin that reads them.
 _SUFFIXES = {
@@ -55,7 +57,8 @@ class Repository:
     """The models under the paths that the operator named.
 
     Args:
-        paths: Artifact files, and folders of models.
+        paths: Artifact files, Python files (``model.py``, ``model.py:Class``), and folders of
+            models.
         plugins: What is installed.
         name: The name of the one model there, instead of the one that its file gives.
         environ: Environment variables, for a single model's settings.
@@ -73,7 +76,7 @@ class Repository:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         for path in paths:
-            if not path.exists():
+            if not (path.exists() or _split_code(path)[0].is_file()):
                 raise SettingsError(str(path), "there is no such file or folder")
         self.paths = tuple(path.resolve() for path in paths)
         self._plugins = plugins
@@ -96,8 +99,11 @@ class Repository:
         return list(_refuse_doubles(_refuse_bad_name(source) for source in found))
 
     def _scan(self, path: Path) -> Iterator[ModelSource]:
+        file, name = _split_code(path)
         if path.name == MODEL_FILE:
             yield self._from_settings(path, self._environ)
+        elif file.suffix == ".py" and file.is_file():
+            yield _from_code(file, name)
         elif path.is_file():
             yield self._from_artifact(path, name=path.stem, version="")
         else:
@@ -258,11 +264,26 @@ def _place(uri: str, folder: Path) -> Path:
     return place
 
 
+def _split_code(path: Path) -> tuple[Path, str]:
+    """Split ``mymodel.py:MyModel``; the name is empty where there is none."""
+    match = _CODE.fullmatch(path.name)
+    return (path.with_name(match["file"]), match["name"]) if match else (path, "")
+
+
+def _from_code(file: Path, name: str) -> ModelSource:
+    """Make a model of a Python file, and of the class or function that is named in it, if any."""
+    spec = RuntimeSpec(name=f"{file.stem}.{name or 'py'}", runtime=f"{file.stem}:{name}")
+    folder = file.parent
+    return ModelSource(
+        name=name or file.stem, version="", folder=folder, artifact=folder, spec=spec
+    )
+
+
 def _has_code(folder: Path, module: str) -> bool:
     """Tell whether a dotted class path means the model's own code or something installed."""
     from importlib.util import find_spec
 
-    if folder.joinpath(*module.split(".")).with_suffix(".py").is_file():
+    if holds_module(folder, module):
         return True
     try:
         return find_spec(module) is not None

@@ -230,6 +230,10 @@ class Regions:
             )
         return [self._regions[name]]
 
+    def open(self) -> None:
+        """Serve again after a `close`."""
+        self.is_on = self._max_bytes > 0
+
     def close(self) -> None:
         """Close all regions, and serve none any more."""
         if self.is_on:

@@ -9,8 +9,17 @@ JackfieldError
 ├── CapacityError             the same request may succeed later
 │   ├── ModelNotReadyError    the model is loading, unloading or failed to load
 │   ├── OverloadedError       the model's queue is full
+│   ├── ServerNotReadyError   nobody started the server
 │   └── DeadlineError         nobody waits for the answer any more
 ├── RuntimeFailedError        a runtime raised; its text stays in the log
+├── CallError                 a call by `jackfield.client` failed
+│   ├── NoAnswerError         the server can't be reached, or the connection broke
+│   │   └── CallTimeoutError  the time given for the call is over
+│   ├── BadAnswerError        what came is not the protocol's
+│   └── RemoteError           the server answered with an error
+│       ├── RemoteRequestError       the caller must change something; a RequestError, too
+│       │   └── RemoteNotFoundError  the server has no such model, version or method
+│       └── RemoteCapacityError      the same may succeed later; a CapacityError, too
 └── StartupError              for the operator; does not answer an inference request
     ├── SettingsError         a setting is unknown or has the wrong form
     ├── PluginError           a plugin can't be imported or breaks the contract
@@ -29,6 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "BadAnswerError",
+    "CallError",
+    "CallTimeoutError",
     "CapacityError",
     "DeadlineError",
     "Fault",
@@ -37,12 +49,18 @@ __all__ = [
     "ModelLoadError",
     "ModelNotFoundError",
     "ModelNotReadyError",
+    "NoAnswerError",
     "NotServedError",
     "OverloadedError",
     "PayloadTooLargeError",
     "PluginError",
+    "RemoteCapacityError",
+    "RemoteError",
+    "RemoteNotFoundError",
+    "RemoteRequestError",
     "RequestError",
     "RuntimeFailedError",
+    "ServerNotReadyError",
     "SettingsError",
     "StartupError",
 ]
@@ -65,6 +83,10 @@ class JackfieldError(Exception):
     """The root of the tree; its text is a fact for the caller, never a stack trace."""
 
     fault: ClassVar[Fault] = Fault.FAILED
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # pickle's own way calls the constructor with the text, where the constructors take facts
+        return _restore, (type(self), self.args), self.__dict__
 
 
 class RequestError(JackfieldError):
@@ -187,6 +209,20 @@ class ModelNotReadyError(CapacityError):
         super().__init__(f"{what} is not ready: {reason}")
 
 
+class ServerNotReadyError(CapacityError):
+    """The server has no models, since nobody started it.
+
+    Args:
+        reason: What is missing, and what to add to the program that holds the server.
+    """
+
+    fault = Fault.NOT_READY
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the server is not ready: {reason}")
+
+
 class OverloadedError(CapacityError):
     """The model has as many requests as it may hold.
 
@@ -239,6 +275,98 @@ class RuntimeFailedError(JackfieldError):
         super().__init__(f"{what} failed on this request; the server's log tells why")
 
 
+class CallError(JackfieldError):
+    """A call by `jackfield.client` failed."""
+
+
+class NoAnswerError(CallError):
+    """The server can't be reached, or the connection broke before the answer was whole.
+
+    Args:
+        url: The server.
+        problem: What happened.
+        was_sent: Whether the server may have got the request.
+    """
+
+    def __init__(self, url: str, problem: str, *, was_sent: bool = True) -> None:
+        self.url = url
+        self.problem = problem
+        self.was_sent = was_sent
+        super().__init__(f"{url}: no answer: {problem}")
+
+
+class CallTimeoutError(NoAnswerError):
+    """The time given for the call is over; whether the server did its work is not known.
+
+    Args:
+        url: The server.
+        timeout_s: The time given, in seconds.
+        was_sent: Whether the server may have got the request.
+    """
+
+    fault = Fault.DEADLINE
+
+    def __init__(self, url: str, *, timeout_s: float, was_sent: bool = True) -> None:
+        self.timeout_s = timeout_s
+        super().__init__(url, f"none within {timeout_s:g} s", was_sent=was_sent)
+
+
+class BadAnswerError(CallError):
+    """What came is not the protocol's.
+
+    Args:
+        url: The server.
+        problem: What was expected and found.
+    """
+
+    def __init__(self, url: str, problem: str) -> None:
+        self.url = url
+        self.problem = problem
+        super().__init__(f"{url}: {problem}")
+
+
+class RemoteError(CallError):
+    """The server answered with an error.
+
+    Args:
+        status: HTTP's number or the name of gRPC's code; empty for an error within a stream.
+        text: The server's own text.
+    """
+
+    def __init__(self, status: int | str, text: str) -> None:
+        self.status = status
+        self.text = text
+        super().__init__(f"{status}: {text}" if status else text)
+
+
+class RemoteRequestError(RemoteError, RequestError):
+    """The server refuses the request: the caller must change something."""
+
+    fault = Fault.INVALID
+
+
+class RemoteNotFoundError(RemoteRequestError):
+    """The server has no such model, version, path or method."""
+
+    fault = Fault.NOT_FOUND
+
+
+class RemoteCapacityError(RemoteError, CapacityError):
+    """The server can't answer now; the same request may succeed later.
+
+    Args:
+        status: HTTP's number or the name of gRPC's code.
+        text: The server's own text.
+        retry_after_s: How long it asks to wait, in seconds; 0 where it doesn't say.
+    """
+
+    fault = Fault.OVERLOADED
+
+    def __init__(self, status: int | str, text: str, *, retry_after_s: float = 0.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(status, text)
+
+
 class StartupError(JackfieldError):
     """Something that the operator must change."""
 
@@ -283,3 +411,8 @@ class ModelLoadError(StartupError):
     def __init__(self, problem: str) -> None:
         self.problem = problem
         super().__init__(problem)
+
+
+def _restore(kind: type[JackfieldError], args: tuple[object, ...]) -> JackfieldError:
+    """Make an error of its text; pickle adds the facts."""
+    return kind.__new__(kind, *args)

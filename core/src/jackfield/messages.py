@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     #: One parameter's value. gRPC carries the four scalars; JSON carries all.
     Parameter: TypeAlias = (
         "bool | int | float | str | Sequence[Parameter] | Mapping[str, Parameter] | None"
@@ -95,9 +97,17 @@ class InferResponse(msgspec.Struct, frozen=True, eq=False):
                 return tensor
         raise KeyError(name)
 
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The outputs' arrays, by name."""
+        return {tensor.name: tensor.array for tensor in self.outputs}
+
 
 class TensorMetadata(msgspec.Struct, frozen=True):
     """Name, datatype and shape of an input or output.
+
+    An input whose parameters hold ``"optional": true`` may be left out. With ``"any_shape": true``
+    the shape is not known: tensors of any number of dimensions may pass.
 
     Shapes: -1 stands for any size.
     """

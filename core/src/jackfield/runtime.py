@@ -6,19 +6,21 @@ Used by plugins and by the core; imports no framework and no NumPy.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from jackfield.model_metrics import ModelMetrics
+
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from jackfield.messages import InferRequest, InferResponse, ModelMetadata
     from jackfield.settings import ModelSettings
 
-__all__ = ["ArtifactFormat", "Capabilities", "ModelContext", "Runtime", "RuntimeSpec"]
+__all__ = ["ArtifactFormat", "Capabilities", "ModelContext", "Runtime", "RuntimeSpec", "route"]
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,13 @@ class ModelContext:
     options: msgspec.Struct | None
     #: Carries the model's name and version.
     logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
+    #: Counters, gauges and histograms, shown with the model's name and version; gone with it.
+    metrics: ModelMetrics = dataclasses.field(default_factory=ModelMetrics)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """The author's own settings: `parameters.extra` of the model's settings."""
+        return self.settings.parameters.extra
 
 
 @runtime_checkable
@@ -139,3 +148,52 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free what `load` took."""
+
+
+_Handler = TypeVar("_Handler", bound="Callable[..., object]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteMark:
+    """What `route` notes on a method."""
+
+    path: str
+    methods: tuple[str, ...]
+
+
+def route(path: str, *, methods: Sequence[str] = ("GET",)) -> Callable[[_Handler], _Handler]:
+    """Answer a REST path of the model by a method of its runtime.
+
+    The path lies under the model's own, ``/v2/models/{name}`` and
+    ``/v2/models/{name}/versions/{version}``, and is there as long as the model is loaded. A
+    coroutine function runs on the event loop, and must not block it; a plain one runs in a thread,
+    beside those of `infer`.
+
+    Args:
+        path: Begins with a slash and a fixed part that is none of the server's; later parts may be
+            ``{name}``, found in the request's `path_params`.
+        methods: HTTP methods.
+
+    Returns:
+        A decorator for a method that takes nothing, Starlette's `Request`, or one parameter of
+        another annotated type: the JSON body, decoded to that type. It returns Starlette's
+        `Response`, or what JSON can hold, arrays included.
+
+    Example:
+        ```python
+        class Model:
+            def infer(self, x: np.ndarray) -> np.ndarray:
+                return x @ self.weights
+
+            @route("/weights")
+            def show_weights(self) -> dict[str, object]:
+                return {"weights": self.weights}
+        ```
+    """
+
+    def mark(handler: _Handler) -> _Handler:
+        marks = (*getattr(handler, "__jackfield_routes__", ()), RouteMark(path, tuple(methods)))
+        handler.__jackfield_routes__ = marks  # type: ignore[attr-defined]
+        return handler
+
+    return mark

@@ -1,7 +1,8 @@
 """Server: put the parts together, start, drain and stop them.
 
 The embedding surface: a `Server` is an ASGI app and an async context manager, with no global state,
-no signal handlers and no logging configuration. `run` adds sockets; the CLI is built on it.
+no signal handlers and no logging configuration; `sync` gives its twin for code without an event
+loop. `run` adds sockets; the CLI is built on it.
 """
 
 from __future__ import annotations
@@ -24,18 +25,36 @@ from jackfield._models import IndexEntry, Model, Models, ModelState
 from jackfield._plugins import discover
 from jackfield._repository import Repository
 from jackfield._shared_memory import FOLDER, OFF, Regions
+from jackfield._sync import SyncModel, SyncServer
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Collection,
+        Mapping,
+        Sequence,
+    )
     from types import TracebackType
 
+    import grpc.aio
     from starlette.types import Receive, Scope, Send
 
+    from jackfield._grpc.servicer import Servicer
     from jackfield._http.runners import Runner
 
-__all__ = ["Addresses", "IndexEntry", "Model", "ModelState", "Server"]
+__all__ = [
+    "Addresses",
+    "IndexEntry",
+    "Model",
+    "ModelState",
+    "Server",
+    "SyncModel",
+    "SyncServer",
+]
 
 logger = logging.getLogger("jackfield")
 
@@ -51,6 +70,9 @@ class Addresses(msgspec.Struct, frozen=True):
 class Server:
     """Serves the models under some paths.
 
+    It is started and stopped on one event loop, and may be started again after that. Pickled, it is
+    its arguments: the copy is a server of its own, not started.
+
     Args:
         models: Artifact files and folders of models, as ``jackfield serve`` takes them.
         settings: Limits, names and, for `run`, addresses; the defaults if None.
@@ -64,8 +86,8 @@ class Server:
     Example:
         ```python
         async with Server(["models/iris"]) as server:
-            request = InferRequest([Tensor.from_array("x", [[5.1, 3.5, 1.4, 0.2]])])
-            response = await server.model("iris").infer(request)
+            response = await server.model("iris").infer(x=[[5.1, 3.5, 1.4, 0.2]])
+            response.arrays["predict"]
         ```
     """
 
@@ -78,21 +100,87 @@ class Server:
         plugins: Collection[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._arguments = (models, settings, name, plugins, environ)
         self.settings = settings or ServerSettings()
         paths = [Path(path) for path in models]
-        repository = Repository(paths, discover(plugins), name=name, environ=environ)
+        found = discover(plugins)
+        for warning in found.warnings:
+            logger.warning("%s", warning)
+        repository = Repository(paths, found, name=name, environ=environ)
         self._models = Models(repository)
         self._metrics = Metrics(self._models.loaded)
         self._regions = _create_regions(self.settings)
         self._logs = LoggingSettings()
         self._stopping = False
         self._app = create_app(
-            self._models, self.settings, self._problem, regions=self._regions, logs=self._logs
+            self._models,
+            self.settings,
+            self._problem,
+            regions=self._regions,
+            logs=self._logs,
+            lifespan=self.lifespan,
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Ray Serve copies the app to its replicas
+        return _construct, self._arguments
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Be an ASGI app: the REST API."""
+        """Be an ASGI app: the REST API, which starts and stops by the lifespan protocol."""
         await self._app(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
+        """Start, and stop in the end: for the app that mounts the server.
+
+        Args:
+            app: What a framework passes; nothing is done with it.
+
+        Yields:
+            Once, when the models were tried.
+
+        Raises:
+            ModelLoadError: As `start` does; and so do the others there.
+
+        Example:
+            ```python
+            app = FastAPI(lifespan=server.lifespan)
+            app.mount("/ml", server)
+            ```
+        """
+        async with self:
+            yield
+
+    def add_to_grpc(self, grpc_server: grpc.aio.Server) -> None:
+        """Let a gRPC server of yours answer the Open Inference Protocol too.
+
+        Args:
+            grpc_server: It must not run yet, and run on the event loop that this server is started
+                on. Its health and reflection services, its limits and its end stay yours.
+        """
+        grpc_server.add_generic_rpc_handlers((self._servicer().handler(),))
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Give all metrics in Prometheus' text form, and its content type."""
+        return self._metrics.expose()
+
+    def sync(self) -> SyncServer:
+        """Get the twin for code without an event loop, or in one that it may block.
+
+        Example:
+            ```python
+            with Server(["models/iris"]).sync() as server:
+                server.model("iris").infer(x=[[5.1, 3.5, 1.4, 0.2]]).arrays["predict"]
+            ```
+        """
+        return SyncServer(self)
+
+    def _servicer(self) -> Servicer:
+        from jackfield._grpc.servicer import Servicer
+
+        return Servicer(
+            self._models, self.settings, self._problem, regions=self._regions, logs=self._logs
+        )
 
     def _problem(self) -> str:
         return "the server stops" if self._stopping else self._models.problem
@@ -107,6 +195,7 @@ class Server:
         Raises:
             ModelNotFoundError: There is none.
             ModelNotReadyError: It is loading, unloading or failed to load.
+            ServerNotReadyError: The server was not started.
         """
         return self._models.get(name, version)
 
@@ -119,13 +208,26 @@ class Server:
 
         Raises:
             ModelLoadError: A model failed, and the setting `strict` is on.
+            RuntimeError: It is started already.
             SettingsError: A name was given, and there are several models.
         """
+        self._open()
+        try:
+            await self._load()
+        except BaseException:  # a cancelled start, too, leaves no threads
+            await self.stop()
+            raise
+
+    def _open(self) -> None:
+        self._models.open()
+        self._regions.open()
+        self._stopping = False
+
+    async def _load(self) -> None:
         await self._models.start(load=self.settings.load_models_at_startup)
         if self.settings.strict and self.settings.load_models_at_startup:
             failed = [line for line in await self.index() if line.state is not ModelState.READY]
             if failed:
-                await self.stop()
                 problem = "; ".join(f"model '{line.name}': {line.reason}" for line in failed)
                 raise ModelLoadError(problem)
 
@@ -163,13 +265,15 @@ class Server:
         Raises:
             SettingsError: A port can't be listened on.
             ModelLoadError: A model failed, and the setting `strict` is on.
+            RuntimeError: It is started already.
         """
         from jackfield._grpc.server import GrpcServer
-        from jackfield._grpc.servicer import Servicer
 
         settings = self.settings
         # bound one after another, before anything runs: a taken port ends the start at once
-        with contextlib.ExitStack() as listeners:
+        async with contextlib.AsyncExitStack() as listeners:
+            self._open()
+            listeners.push_async_callback(self.stop)
             http = listeners.enter_context(_listen(settings.host, settings.http_port, "http_port"))
             runners = {f"http://{_address(http)}": create_runner(self, http, settings)}
             metrics_url = ""
@@ -180,17 +284,14 @@ class Server:
                 app = create_metrics_app(self._metrics, settings.metrics_endpoint)
                 plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
                 runners[metrics_url] = create_runner(app, metrics, plain)
-            servicer = Servicer(
-                self._models, settings, self._problem, regions=self._regions, logs=self._logs
-            )
-            grpc = GrpcServer(servicer, settings, self._problem)
+            grpc = GrpcServer(self._servicer(), settings, self._problem)
             grpc_port = await grpc.start(settings.host, settings.grpc_port)
             listeners.pop_all()  # the runners close them from here on
         addresses = Addresses(next(iter(runners)), f"{settings.host}:{grpc_port}", metrics_url)
 
         serving = [asyncio.create_task(runner.serve()) for runner in runners.values()]
         try:
-            await _first(self.start(), stopped, serving)
+            await _first(self._load(), stopped, serving)
             if not stopped.is_set():
                 await started(addresses)
                 await _first(stopped.wait(), stopped, serving)
@@ -213,6 +314,16 @@ class Server:
         await stop_grpc(grace_s)
         await asyncio.wait(serving, timeout=grace_s + 1)
         await self.stop()
+
+
+def _construct(
+    models: Sequence[str | Path],
+    settings: ServerSettings | None,
+    name: str,
+    plugins: Collection[str] | None,
+    environ: Mapping[str, str] | None,
+) -> Server:
+    return Server(models, settings=settings, name=name, plugins=plugins, environ=environ)
 
 
 def _create_regions(settings: ServerSettings) -> Regions:

@@ -28,10 +28,14 @@ from jackfield import (
     RuntimeSpec,
     Server,
     ServerSettings,
+    SyncModel,
+    SyncServer,
     Tensor,
     TensorMetadata,
+    codecs,
     hookimpl,
 )
+from jackfield.client import AsyncClient, Client, InferResult, RepositoryEntry, Retries
 
 # ---- tensors and messages ----
 
@@ -56,6 +60,36 @@ metadata = ModelMetadata(inputs=[TensorMetadata("x", Datatype.FP32, [-1, 4])])
 assert_type(metadata.inputs, Sequence[TensorMetadata])
 assert_type(metadata.inputs[0].shape, Sequence[int])
 
+# ---- codecs ----
+
+assert_type(codecs.encode("x", ["a"], "str"), Tensor)
+assert_type(codecs.decode(tensor, "np", field="inputs[0]"), object)
+assert_type(codecs.choose(request, tensor, metadata, "np"), str)
+assert_type(codecs.content_type_of(list[str]), str | None)
+assert_type(codecs.encode_outputs({"a": [1]}, name="y"), list[Tensor])
+assert_type(codecs.encode_request({"a": [1]}), InferRequest)
+assert_type(codecs.encode_response({"a": [1]}), InferResponse)
+assert_type(codecs.TENSOR_CONTENT_TYPES, tuple[str, ...])
+
+# ---- the client ----
+
+with Client("http://localhost:8080", retries=Retries(limit=0)) as client:
+    assert_type(client.model("iris").infer(x=[1]), InferResult)
+    assert_type(client.model("iris").infer(request)["y"], NDArray[Any])
+    assert_type(client.model("iris").metadata(), ModelMetadata)
+    assert_type(client.index(), list[RepositoryEntry])
+    for part in client.model("story").stream(["once"]):
+        assert_type(part, InferResult)
+
+
+async def call_remote() -> None:
+    """Call on an event loop."""
+    async with AsyncClient("grpc://localhost:8081") as client:
+        assert_type(await client.model("iris").infer(x=[1]), InferResult)
+        async for part in client.model("story").stream(["once"]):
+            assert_type(part, InferResult)
+
+
 # ---- the server ----
 
 
@@ -69,9 +103,26 @@ async def embed(folder: Path) -> None:
         model = server.model("iris", "2")
         assert_type(model.metadata, ModelMetadata)
         assert_type(await model.infer(request), InferResponse)
+        assert_type(await model.infer(x=[[5.1, 3.5, 1.4, 0.2]]), InferResponse)
+        assert_type((await model.infer(x=1)).arrays, dict[str, NDArray[Any]])
+        async for response in model.stream(x=1):
+            assert_type(response, InferResponse)
+        await model.infer(request, x=1)  # type: ignore[call-overload]
         for line in await server.index():
             assert_type(line.name, str)
             assert_type(line.reason, str)
+
+
+def embed_without_a_loop(server: Server) -> None:
+    """Serve and infer in a script."""
+    with server.sync() as twin:
+        assert_type(twin, SyncServer)
+        model = twin.model("iris")
+        assert_type(model, SyncModel)
+        assert_type(model.infer(x=[1.0]), InferResponse)
+        assert_type(model.infer(request), InferResponse)
+        for response in model.stream(request):
+            assert_type(response, InferResponse)
 
 
 # ---- what a runtime's author writes ----

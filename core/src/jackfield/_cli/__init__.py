@@ -1,4 +1,4 @@
-"""The command line: ``jackfield serve``, ``plugins``, ``check``, ``conformance``, ``version``.
+"""The command line of jackfield: one group, one command for each thing that it does.
 
 A command's module is imported when it runs: listing plugins needs no web server.
 """
@@ -56,7 +56,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", default="", help="Name of the one model, instead of its file's.")
 @_server_options
 def serve(paths: tuple[Path, ...], name: str, **options: object) -> None:
-    """Serve the models at PATHS: artifact files, and folders of models."""
+    """Serve the models at PATHS: artifacts, model.py:Class, and folders of models."""
     from jackfield._cli.serve import serve_models
 
     given = {key: value for key, value in options.items() if value is not None}
@@ -150,12 +150,68 @@ def conformance(url: str, **options: Any) -> None:  # noqa: ANN401  click's
 
 
 @cli.command()
+@click.argument("url")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--version", default="", help="Its version.  [default: the server's choice]")
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    type=click.File("rb"),
+    help="File of a JSON inference request; - reads it from the standard input.",
+)
+@click.option(
+    "--header", "headers", multiple=True, callback=_headers, help="NAME: VALUE of the request."
+)
+@click.option("--timeout-s", default=60.0, show_default=True, help="Longest wait for the answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+def infer(url: str, **options: Any) -> None:  # noqa: ANN401  click's
+    """Send a request to the server at URL, http:// or grpc://, and print the outputs."""
+    from jackfield._cli.infer import infer_once
+
+    sys.exit(infer_once(url, **options))
+
+
+@cli.command()
+@click.option("--trace", is_flag=True, help="Print the imports and hook calls, with times.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(*, as_json: bool) -> None:
+def plugins(*, trace: bool, as_json: bool) -> None:
     """List the installed plugins and their runtimes; no framework is imported."""
     from jackfield._cli.plugins import list_plugins
 
-    list_plugins(as_json=as_json)
+    list_plugins(trace=trace, as_json=as_json)
+
+
+@cli.command()
+@click.argument("folder", type=_PATHS, metavar="NAME")
+def init(folder: Path) -> None:
+    """Write a model with code of its own into the folder NAME; it serves at once."""
+    from jackfield._cli.init import write_model
+
+    write_model(folder)
+
+
+def _plugin_name(context: click.Context, option: click.Parameter, value: str) -> str:
+    from jackfield._cli.new_plugin import check_name
+
+    if problem := check_name(value):
+        raise click.BadParameter(problem)
+    return value
+
+
+@cli.command("new-plugin")
+@click.argument("name", callback=_plugin_name)
+@click.option(
+    "--parent",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="Folder to write it in.  [default: the working folder]",
+)
+def new_plugin(name: str, parent: Path) -> None:
+    """Write a runtime plugin, jackfield-NAME: a distribution that works, with its tests."""
+    from jackfield._cli.new_plugin import write_plugin
+
+    write_plugin(name, parent)
 
 
 @cli.command()

@@ -33,13 +33,15 @@ def check_models(paths: Sequence[Path], *, load: bool, as_json: bool) -> int:
     environ = read_environment()
     folders = [path for path in paths if path.is_dir()]
     resolved = resolve_server_settings(folders, environ=environ, options={})
-    repository = Repository(paths, discover(allowed_plugins(environ)), environ=environ)
+    plugins = discover(allowed_plugins(environ))
+    repository = Repository(paths, plugins, environ=environ)
     sources = repository.scan()
     problems = {(source.name, source.version): source.problem for source in sources}
     if load:
         problems = asyncio.run(_load(repository))
     lines = [_line(source, problems[source.name, source.version]) for source in sources]
-    warnings = [*resolved.warnings, *(text for source in sources for text in source.warnings)]
+    warnings = [*resolved.warnings, *plugins.warnings]
+    warnings += [text for source in sources for text in source.warnings]
     if as_json:
         print_json({"models": lines, "warnings": warnings})
     else:

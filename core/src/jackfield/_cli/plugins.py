@@ -6,22 +6,54 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING
 
+import click
+
 from jackfield import __version__
 from jackfield._cli.environment import allowed_plugins, read_environment
 from jackfield._cli.output import print_json, print_table
 from jackfield._plugins import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jackfield._plugins import Plugin
     from jackfield.runtime import RuntimeSpec
 
 
-def list_plugins(*, as_json: bool) -> None:
-    """Print each plugin with its version, hooks and runtimes."""
-    found = discover(allowed_plugins(read_environment())).plugins
+def list_plugins(*, trace: bool, as_json: bool) -> None:
+    """Print each plugin with its version, hooks and runtimes, or what discovery did with it."""
+    plugins = discover(allowed_plugins(read_environment()))
+    found = plugins.plugins
     if as_json:
         print_json([_as_record(plugin) for plugin in found])
-        return
+    elif trace:
+        _print_trace(found)
+    else:
+        _print_list(found)
+    for warning in plugins.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _print_trace(found: Sequence[Plugin]) -> None:
+    """Print the steps of each plugin, in order, and what is wrong beside the last one."""
+    rows = []
+    for plugin in found:
+        head = (plugin.name, f"{plugin.distribution} {plugin.version}")
+        steps = [(step.name, f"{step.duration_ms:.1f}") for step in plugin.steps]
+        notes = "; ".join(
+            note
+            for note in (plugin.problem and f"left out: {plugin.problem}", plugin.delay)
+            if note
+        )
+        steps = steps or [("-", "")]
+        rows += [(*head, *step, "") for step in steps[:-1]]
+        rows.append((*head, *steps[-1], notes))
+    print_table(("plugin", "distribution", "step", "ms", "note"), rows)
+    total_ms = sum(step.duration_ms for plugin in found for step in plugin.steps)
+    click.echo(f"{len(found)} plugins in {total_ms:.1f} ms")
+
+
+def _print_list(found: Sequence[Plugin]) -> None:
     rows = []
     for plugin in found:
         head = (plugin.name, f"{plugin.distribution} {plugin.version}")
@@ -43,8 +75,6 @@ def list_plugins(*, as_json: bool) -> None:
 
 def print_hint() -> None:
     """Say how to get a first plugin."""
-    import click
-
     click.echo('no plugin is installed; try: pip install "jackfield[sklearn]"')
 
 
@@ -78,6 +108,9 @@ def _as_record(plugin: Plugin) -> dict[str, object]:
         "version": plugin.version,
         "problem": plugin.problem or None,
         "hooks": plugin.hooks,
+        "steps": plugin.steps,
+        "imports": plugin.imports,
+        "is_slow": bool(plugin.delay),
         "runtimes": [
             {
                 "name": spec.name,

@@ -6,7 +6,7 @@ versioned path stands beside each path of a model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,12 +20,14 @@ from jackfield._http.docs import Docs
 from jackfield._http.errors import answer_bug, answer_http_error, answer_jackfield_error
 from jackfield._http.infer import Generate, Infer, Stream
 from jackfield._http.management import Management
+from jackfield._http.model_routes import ModelRoutes
 from jackfield.errors import JackfieldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from jackfield._logging_settings import LoggingSettings
     from jackfield._models import Models
@@ -40,6 +42,7 @@ def create_app(
     *,
     regions: Regions,
     logs: LoggingSettings,
+    lifespan: Callable[[object], AbstractAsyncContextManager[None]] | None = None,
 ) -> Starlette:
     """Make the REST app.
 
@@ -49,17 +52,20 @@ def create_app(
         problem: Tells why the server is not ready; empty when it is.
         regions: Shared memory that callers register.
         logs: What callers change of the log.
+        lifespan: Is entered while the app lives, for those who serve it as their only app.
     """
     cors = settings.cors_settings
     middleware = []
     if cors is not None:
         middleware.append(Middleware(CORSMiddleware, **cors.arguments()))
     return _App(
+        ModelRoutes(models, settings),
         routes=[
             *_routes(models, settings, problem, regions),
             *_control_routes(Controls(models, settings, regions=regions, logs=logs)),
         ],
         middleware=middleware,
+        lifespan=lifespan,
         exception_handlers={
             JackfieldError: answer_jackfield_error,
             HTTPException: answer_http_error,
@@ -72,7 +78,24 @@ class _App(Starlette):
     """Starlette without its outermost layer.
 
     That raises what nobody foresaw again after answering it, whereupon uvicorn ends the connection.
+    And a slash at the end of a path is passed over: Litestar adds one to whatever it mounts.
     """
+
+    def __init__(self, model_routes: ModelRoutes, **given: Any) -> None:  # noqa: ANN401  Starlette's
+        super().__init__(**given)
+        self.router.redirect_slashes = False
+        self._answer_no_http = self.router.default
+        self._model_routes = model_routes
+        self.router.default = self._drop_slash
+
+    async def _drop_slash(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.endswith("/"):
+            await self.router({**scope, "path": path.rstrip("/")}, receive, send)
+        elif scope["type"] == "http":
+            await self._model_routes(scope, receive, send)
+        else:
+            await self._answer_no_http(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)

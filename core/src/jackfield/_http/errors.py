@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.requests import Request
+    from starlette.types import Scope
 
 logger = logging.getLogger("jackfield")
 
@@ -59,11 +60,17 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     text = error.detail
     path = request.scope["path"]  # not request.url, which a bad Host header breaks
     if error.status_code == 404:
-        text = f"there is nothing at '{path}'; the API starts at /v2"
+        text = f"there is nothing at '{path}'; the API starts at {_api(request.scope)}"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         text = f"method {request.method} is not allowed at '{path}', only {allowed}"
     return error_response(error.status_code, text, error.headers)
+
+
+def _api(scope: Scope) -> str:
+    """Find where the API starts for this caller: below a mount, or behind a proxy's path."""
+    root = scope.get("root_path", "")
+    return f"{root}/v2" if scope["path"].startswith(f"{root}/") else "/v2"
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

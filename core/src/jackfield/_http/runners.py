@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     import socket
@@ -100,7 +100,19 @@ class HypercornRunner:
         self._config.bind = [f"fd://{self._listener.detach()}"]
         # both are ASGI; hypercorn spells each message's type out
         app = cast("ASGIFramework", self._app)
-        await serve(app, self._config, shutdown_trigger=self._stopped.wait)
+        serving = asyncio.ensure_future(
+            serve(app, self._config, shutdown_trigger=self._stopped.wait)
+        )
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+            # from Python 3.12 on hypercorn waits for open connections before it looks at its time
+            await asyncio.wait([serving], timeout=self._config.graceful_timeout)
+            self._app.cut()
+            await serving
+        finally:
+            stopped.cancel()
+            serving.cancel()
 
     def stop(self) -> None:
         """Take no new connection, and let `serve` return."""
@@ -113,16 +125,31 @@ _REST_S = 10.0
 
 
 class _WholeBodies:
-    """An app whose answers end after the request's body has come whole.
+    """An app whose answers end after the request's body has come whole, and that is started.
 
     hypercorn ends the connection, with every HTTP/2 stream on it, when a part of a body arrives
-    after the answer: an early 404 or 413 would take its neighbours along.
+    after the answer: an early 404 or 413 would take its neighbours along. And it can't be kept from
+    asking the app to start, as uvicorn can: who runs the server starts it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def cut(self) -> None:
+        """End the requests that still run."""
+        for task in self._running:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        if task := asyncio.current_task():
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
         is_whole = scope["type"] != "http"
 
         async def receive_part() -> Message:

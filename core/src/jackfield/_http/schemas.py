@@ -344,7 +344,7 @@ def typed_schemas(metadata: ModelMetadata, version: str) -> dict[str, Part]:
                 **{tensor.name: _data(tensor) for tensor in inputs},
                 "parameters": _PARAMETERS,
             },
-            *(tensor.name for tensor in inputs),
+            *(tensor.name for tensor in inputs if not tensor.parameters.get("optional", False)),
             description="A key for each input, holding its data; other keys are parameters.",
         )
     else:
@@ -362,12 +362,16 @@ def typed_schemas(metadata: ModelMetadata, version: str) -> dict[str, Part]:
 def _typed_inputs(inputs: Sequence[TensorMetadata]) -> Part:
     """Describe the list of inputs: each once, in any order."""
     each = [_with_data(_typed_tensor(tensor)) for tensor in inputs]
-    part = _array(each[0], minItems=len(each), maxItems=len(each))
+    needed = [tensor for tensor in inputs if not tensor.parameters.get("optional", False)]
+    part = _array(each[0], minItems=len(needed) or 1, maxItems=len(each))
     if len(each) > 1:
         part["items"] = {"oneOf": each}
-        part["description"] = "Each input once, in any order."
+        optional = ", ".join(tensor.name for tensor in inputs if tensor not in needed)
+        left_out = f" May be left out: {optional}." if optional else ""
+        part["description"] = f"Each input once, in any order.{left_out}"
+    if needed and len(each) > 1:
         part["allOf"] = [
-            {"contains": _object({"name": {"const": tensor.name}}, "name")} for tensor in inputs
+            {"contains": _object({"name": {"const": tensor.name}}, "name")} for tensor in needed
         ]
     return part
 
@@ -384,7 +388,7 @@ def _with_data(tensor: Part) -> Part:
 def _typed_tensor(tensor: TensorMetadata) -> Part:
     return _tensor(
         {"const": tensor.name},
-        _typed_shape(tensor.shape),
+        _SHAPE if tensor.parameters.get("any_shape", False) else _typed_shape(tensor.shape),
         {"const": tensor.datatype.value},
         _data(tensor),
         title=tensor.name,
@@ -405,8 +409,11 @@ def _data(tensor: TensorMetadata) -> Part:
     if tensor.datatype is Datatype.BF16:
         return {"not": {}, "description": "BF16 has a binary form only."}
     element = ref(tensor.datatype.value)
+    if tensor.parameters.get("any_shape", False):
+        part = {"anyOf": [element, _array({})], "description": "Flat, or nested as the shape."}
+        return {"anyOf": [element, _array(part)]}
     fixed = all(size >= 0 for size in shape)
-    forms = [_sized(element, math.prod(shape) if fixed else -1)]
+    forms: list[Part] = [_sized(element, math.prod(shape) if fixed else -1)]
     if len(shape) > 1:
         nested = element
         for size in reversed(shape):

@@ -19,7 +19,7 @@ import re
 import threading
 import uuid
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,7 +38,13 @@ from jackfield._wire.shared import (
     without_place,
 )
 from jackfield.errors import InvalidRequestError
-from jackfield.messages import InferRequest, RequestedOutput
+from jackfield.messages import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    RequestedOutput,
+    TensorMetadata,
+)
 from jackfield.tensor import Datatype, Tensor
 
 if TYPE_CHECKING:
@@ -47,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jackfield._shared_memory import Place, Regions
-    from jackfield.messages import InferResponse
 
 
 _ABSENT = Raw(b"")
@@ -666,3 +671,160 @@ def _spell_infinities(outputs: list[dict[str, object]]) -> bool:
             output["data"] = [_INFINITIES.get(value, value) for value in data.tolist()]
             found = True
     return found
+
+
+# the caller's side, which `jackfield.client` uses
+
+
+class _Response(Struct):
+    outputs: list[_Input]
+    model_name: str = ""
+    model_version: str | None = None
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class _TensorMetadata(Struct):
+    name: str
+    datatype: Datatype
+    shape: list[_Size]
+    parameters: dict[str, Any] | None = None
+
+
+class _Metadata(Struct):
+    name: str
+    versions: list[str] | None = None
+    platform: str | None = None
+    inputs: list[_TensorMetadata] | None = None
+    outputs: list[_TensorMetadata] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+def encode_request(request: InferRequest, *, is_binary: bool = False) -> tuple[bytes, int | None]:
+    """Encode an inference request.
+
+    Args:
+        request: What is asked. In JSON, BYTES that are not UTF-8 are given as base64.
+        is_binary: Give the inputs in binary form, and ask for the outputs in it.
+
+    Returns:
+        The body, and the length of its JSON text; None if that is all there is.
+
+    Raises:
+        InvalidRequestError: A BF16 input is to be given in JSON.
+    """
+    form = ResponseForm(is_binary)
+    body: dict[str, object] = {"id": request.id} if request.id else {}
+    parameters = request.parameters
+    if is_binary:
+        parameters = {"binary_data_output": True, **parameters}
+    if parameters:
+        body["parameters"] = parameters
+    binary: list[bytes] = []
+    inputs = []
+    for index, tensor in enumerate(request.inputs):
+        if tensor.datatype is Datatype.BF16 and not is_binary:
+            raise InvalidRequestError(
+                f"inputs[{index}].datatype",
+                expected="a datatype that JSON can carry",
+                found="BF16, which has a binary form only",
+            )
+        inputs.append(_encode_output(tensor, form, binary))
+    body["inputs"] = inputs
+    if request.outputs:
+        # an output's own flag goes before the request's
+        own: dict[str, object] = {"binary_data": True} if is_binary else {}
+        body["outputs"] = [
+            {"name": output.name, "parameters": {**own, **output.parameters}}
+            for output in request.outputs
+        ]
+    text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    if (len(text) > _LARGE or b"null" in text) and _spell_infinities(inputs):
+        text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join([text, *binary]), len(text)) if is_binary else (text, None)
+
+
+def decode_response(body: bytes, header_length: int | None = None) -> InferResponse:
+    """Decode an inference response.
+
+    Args:
+        body: The JSON text, and behind it the tensors that are binary.
+        header_length: Length of the JSON text in bytes; None if that is all there is.
+
+    Returns:
+        The response, its arrays views on `body` where they are binary.
+
+    Raises:
+        InvalidRequestError: It is not JSON, a field is missing or has the wrong type, or a tensor's
+            data does not fit its datatype and shape; its path is the response's.
+    """
+    binary = None
+    if header_length is not None:
+        binary = _Binary(body, header_length, "")
+        body = body[:header_length]
+    response = decode_json(body, _Response, "an inference response")
+    outputs = []
+    for index, given in enumerate(response.outputs):
+        field, parameters = f"outputs[{index}]", given.parameters or {}
+        if is_shared(parameters):
+            raise InvalidRequestError(
+                f"{field}.parameters", expected="data in the answer", found="shared memory"
+            )
+        if parameters.get("binary_data_size") is not None:
+            array = _binary_array(given, binary, field, "")
+            parameters = {key: parameters[key] for key in parameters if key != "binary_data_size"}
+        else:
+            array = _array(given, field, "")
+        outputs.append(Tensor(given.name, given.datatype, array, parameters))
+    if binary is not None:
+        binary.refuse_rest()
+    return InferResponse(
+        outputs,
+        response.parameters or {},
+        response.model_name,
+        response.model_version or "",
+        response.id or "",
+    )
+
+
+def decode_metadata(body: bytes) -> ModelMetadata:
+    """Decode a model's metadata, of which servers leave out what they don't know.
+
+    Raises:
+        InvalidRequestError: It is not JSON, or a field has the wrong type.
+    """
+    given = decode_json(body, _Metadata, "a model's metadata")
+    return ModelMetadata(
+        name=given.name,
+        versions=given.versions or [],
+        platform=given.platform or "",
+        inputs=_tensors(given.inputs),
+        outputs=_tensors(given.outputs),
+        parameters=given.parameters or {},
+    )
+
+
+def _tensors(given: list[_TensorMetadata] | None) -> list[TensorMetadata]:
+    return [
+        TensorMetadata(each.name, each.datatype, each.shape, each.parameters or {})
+        for each in given or ()
+    ]
+
+
+_T = TypeVar("_T")
+
+
+def decode_json(body: bytes, kind: type[_T], what: str) -> _T:
+    """Decode an answer of any kind.
+
+    Raises:
+        InvalidRequestError: It is not JSON, or a field is missing or has the wrong type.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _mismatch(error, "", "") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(
+            "body", expected=f"{what} as JSON", found=_lower(error)
+        ) from error

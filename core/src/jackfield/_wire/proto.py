@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from jackfield._shared_memory import OFF
-from jackfield._wire.descriptors import InferParameter, ModelInferResponse
+from jackfield._wire.descriptors import InferParameter, ModelInferRequest, ModelInferResponse
 from jackfield._wire.raw import check_shape, decode_raw, encode_raw
 from jackfield._wire.shared import (
     NO_PLACES,
@@ -25,17 +25,23 @@ from jackfield._wire.shared import (
     without_place,
 )
 from jackfield.errors import InvalidRequestError
-from jackfield.messages import InferRequest, RequestedOutput
+from jackfield.messages import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    RequestedOutput,
+    TensorMetadata,
+)
 from jackfield.tensor import Datatype, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from jackfield._shared_memory import Place, Regions
     from jackfield._wire.descriptors import ProtoMessage
-    from jackfield.messages import InferResponse, Parameter, Parameters
+    from jackfield.messages import Parameter, Parameters
 
 _DATATYPES = {str(datatype): datatype for datatype in Datatype}
 #: Where typed contents lie; FP16 and BF16 have a raw form only.
@@ -258,3 +264,111 @@ def encode_infer(response: InferResponse, places: Mapping[str, Place] = NO_PLACE
             encode_parameters(parameters, output.parameters)
         message.raw_output_contents.append(contents)
     return message
+
+
+# the caller's side, which `jackfield.client` uses
+
+
+def encode_request(request: InferRequest, model: str, version: str = "") -> ProtoMessage:
+    """Encode a `ModelInferRequest`, its contents raw."""
+    message = ModelInferRequest(model_name=model, model_version=version, id=request.id)
+    encode_parameters(request.parameters, message.parameters)
+    for tensor in request.inputs:
+        given = message.inputs.add(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
+        )
+        encode_parameters(tensor.parameters, given.parameters)
+        message.raw_input_contents.append(encode_raw(tensor))
+    for output in request.outputs:
+        encode_parameters(output.parameters, message.outputs.add(name=output.name).parameters)
+    return message
+
+
+def decode_response(message: ProtoMessage) -> InferResponse:
+    """Decode a `ModelInferResponse`, whose contents may be raw or typed.
+
+    Raises:
+        InvalidRequestError: A datatype or shape is none, or contents do not fit them; its path is
+            the response's.
+    """
+    raw = message.raw_output_contents
+    if raw and len(raw) != len(message.outputs):
+        raise InvalidRequestError(
+            "raw_output_contents",
+            expected=f"one entry for each of {len(message.outputs)} outputs",
+            found=str(len(raw)),
+        )
+    outputs = []
+    for index, given in enumerate(message.outputs):
+        field = f"outputs[{index}]"
+        datatype = _DATATYPES.get(given.datatype)
+        if datatype is None:
+            raise InvalidRequestError(
+                f"{field}.datatype",
+                expected=f"one of {', '.join(Datatype)}",
+                found=f"'{given.datatype}'",
+            )
+        parameters = decode_parameters(given.parameters)
+        if is_shared(parameters):
+            raise InvalidRequestError(
+                f"{field}.parameters", expected="data in the answer", found="shared memory"
+            )
+        if raw:
+            array = decode_raw(raw[index], datatype, given.shape, field=field, model="")
+        else:
+            array = _typed(given, datatype, field, "")
+        outputs.append(Tensor(given.name, datatype, array, parameters))
+    return InferResponse(
+        outputs,
+        decode_parameters(message.parameters),
+        message.model_name,
+        message.model_version,
+        message.id,
+    )
+
+
+def decode_metadata(message: ProtoMessage) -> ModelMetadata:
+    """Decode a `ModelMetadataResponse`.
+
+    Raises:
+        InvalidRequestError: A datatype is none.
+    """
+    return ModelMetadata(
+        name=message.name,
+        versions=list(message.versions),
+        platform=message.platform,
+        inputs=_tensors(message.inputs, "inputs"),
+        outputs=_tensors(message.outputs, "outputs"),
+        parameters=decode_parameters(message.parameters),
+    )
+
+
+def _tensors(given: Iterable[ProtoMessage], field: str) -> list[TensorMetadata]:
+    tensors = []
+    for index, each in enumerate(given):
+        datatype = _DATATYPES.get(each.datatype)
+        if datatype is None:
+            raise InvalidRequestError(
+                f"{field}[{index}].datatype",
+                expected=f"one of {', '.join(Datatype)}",
+                found=f"'{each.datatype}'",
+            )
+        parameters = decode_parameters(each.parameters)
+        tensors.append(TensorMetadata(each.name, datatype, list(each.shape), parameters))
+    return tensors
+
+
+def decode_record(message: ProtoMessage) -> dict[str, Any]:
+    """Read all fields of a message of numbers, texts and such messages, those that are 0 too."""
+    record: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            record[field.name] = value
+        elif field.message_type.GetOptions().map_entry:
+            record[field.name] = {key: decode_record(each) for key, each in value.items()}
+        elif hasattr(value, "DESCRIPTOR"):
+            record[field.name] = decode_record(value)
+        else:
+            record[field.name] = [decode_record(each) for each in value]
+    return record

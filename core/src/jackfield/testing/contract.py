@@ -7,22 +7,34 @@ what they don't is skipped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fnmatch
+import gc
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import json
 import logging
+import mmap
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from jackfield._example import example_request
+from jackfield._wire.json import decode_infer
 from jackfield.errors import InvalidRequestError
 from jackfield.messages import InferRequest, InferResponse, ModelMetadata, RequestedOutput
 from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
@@ -30,8 +42,7 @@ from jackfield.settings import ModelSettings
 from jackfield.tensor import Datatype, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,15 +54,30 @@ _THREADS = 8
 _CALLS_PER_THREAD = 10
 #: Single requests that one batch is made of.
 _MERGED = 4
+#: Loads and closes while the memory is watched.
+_CYCLES = 6
+#: Growth of the process that isn't taken for a leak, in bytes per load: allocators keep some.
+_RESIDENT_NOISE = 4 * 1024 * 1024
+#: Responses after which a stream is left.
+_STREAMED = 1000
+_PROCESS_TIMEOUT_S = 240.0
 
 _IMPORTED = """
 import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[2])
 before = set(sys.modules)
 module = importlib.import_module(sys.argv[1])
 describe = getattr(module, "jackfield_runtimes", None)
 if describe is not None:
     describe()
 print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
+"""
+
+_ANSWER = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from jackfield.testing import contract
+contract._answer(sys.argv[1])
 """
 
 
@@ -65,6 +91,8 @@ class RuntimeContract:
     #: batch has another size.
     rtol: float = 1e-5
     atol: float = 1e-8
+    #: How much Python and NumPy memory a load, an answer and a close may leave taken, in bytes.
+    leak_bytes: int = 8 * 1024
 
     @pytest.fixture
     def spec(self) -> RuntimeSpec:
@@ -94,7 +122,7 @@ class RuntimeContract:
         self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings
     ) -> Iterator[Runtime]:
         """Give a loaded runtime."""
-        runtime = _load(spec, _artifact(spec, model_dir), settings)
+        runtime = _load(spec, _context(spec, _artifact(spec, model_dir), settings))
         yield runtime
         runtime.close()
 
@@ -105,10 +133,18 @@ class RuntimeContract:
         modules = _modules_of(spec.frameworks)
         assert modules or not spec.frameworks, f"not installed: {', '.join(spec.frameworks)}"
         package = spec.runtime.partition(":")[0].partition(".")[0]
-        run = subprocess.run(
-            [sys.executable, "-c", _IMPORTED, package], capture_output=True, text=True, check=True
-        )
-        assert not modules & set(json.loads(run.stdout))
+        imported = set(json.loads(_run_python(_IMPORTED, package)))
+        assert not modules & imported, f"imported too: {', '.join(sorted(modules & imported))}"
+
+    def test_the_artifact_has_a_form_that_the_spec_names(
+        self, spec: RuntimeSpec, model_dir: Path
+    ) -> None:
+        """A file that is served without settings finds its runtime by its name."""
+        if not spec.artifacts:
+            pytest.skip("the spec names no artifact")
+        patterns = [each.pattern for each in spec.artifacts]
+        name = _artifact(spec, model_dir).name
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), f"{name}: {patterns}"
 
     def test_the_class_has_the_runtimes_methods(self, runtime: Runtime) -> None:
         """What the spec names is a runtime."""
@@ -157,6 +193,16 @@ class RuntimeContract:
         response = _infer(runtime, _asking(example, [output.name for output in outputs]))
         _check_described(response.outputs, outputs)
 
+    def test_a_request_made_up_from_the_metadata_is_answered_or_refused(
+        self, runtime: Runtime
+    ) -> None:
+        """Who reads the metadata can ask; values that mean nothing are the caller's error."""
+        made = example_request(runtime.metadata())
+        if made is None:
+            pytest.skip("no request can be made up from the metadata")
+        with contextlib.suppress(InvalidRequestError):
+            _infer(runtime, decode_infer(msgspec.json.encode(made), "model")[0])
+
     # ---- the answers ----
 
     def test_a_request_is_left_as_it_was(self, runtime: Runtime, example: InferRequest) -> None:
@@ -174,15 +220,43 @@ class RuntimeContract:
             pytest.skip("rows are not declared independent")
         names = [output.name for output in _outputs(runtime)]
         singles = [_asking(each, names) for each in _variations(example, _MERGED)]
-        inputs = [
-            msgspec.structs.replace(tensors[0], array=_read_only(np.concatenate(arrays)))
-            for tensors in zip(*(single.inputs for single in singles), strict=True)
-            for arrays in [[tensor.array for tensor in tensors]]
-        ]
-        merged = _infer(runtime, InferRequest(inputs, singles[0].outputs))
+        merged = _infer(runtime, _merge(singles))
         answers = [_infer(runtime, single).outputs for single in singles]
         for together, apart in zip(merged.outputs, zip(*answers, strict=True), strict=True):
             self._check_equal(together.array, np.concatenate([each.array for each in apart]))
+
+    def test_split_rows_get_the_answers_of_the_whole(
+        self, runtime: Runtime, spec: RuntimeSpec, example: InferRequest
+    ) -> None:
+        """A batch may be cut anywhere."""
+        request, count = self._batch(runtime, spec, example)
+        whole = _infer(runtime, request)
+        parts = [_infer(runtime, _rows(request, [row])) for row in range(count)]
+        for index, tensor in enumerate(whole.outputs):
+            apart = [part.outputs[index].array for part in parts]
+            self._check_equal(tensor.array, np.concatenate(apart))
+
+    def test_rows_in_another_order_keep_their_answers(
+        self, runtime: Runtime, spec: RuntimeSpec, example: InferRequest
+    ) -> None:
+        """Nobody's answer depends on the place in a batch."""
+        request, count = self._batch(runtime, spec, example)
+        order = list(range(count))[::-1]
+        forward, backward = _infer(runtime, request), _infer(runtime, _rows(request, order))
+        for one, other in zip(forward.outputs, backward.outputs, strict=True):
+            self._check_equal(one.array[order], other.array)
+
+    def test_no_rows_at_all_are_answered_or_refused(
+        self, runtime: Runtime, spec: RuntimeSpec, example: InferRequest
+    ) -> None:
+        """An empty batch is an empty answer or the caller's error, not a failure."""
+        request, _ = self._batch(runtime, spec, example)
+        try:
+            response = _infer(runtime, _rows(request, []))
+        except InvalidRequestError:
+            return
+        for tensor in response.outputs:
+            assert tensor.shape[0] == 0, f"'{tensor.name}': {tensor.shape}"
 
     def test_threads_get_the_answers_of_one_after_the_other(
         self, runtime: Runtime, spec: RuntimeSpec, example: InferRequest
@@ -215,16 +289,80 @@ class RuntimeContract:
         if not _capabilities(runtime, spec).stateful:
             self._check_same(after, before)
 
+    # ---- streams ----
+
+    def test_a_stream_gives_outputs_that_the_metadata_name(
+        self, runtime: Runtime, example: InferRequest
+    ) -> None:
+        """At least one response, each in the form of a response."""
+        _require_stream(runtime)
+        known = {output.name: output.datatype for output in runtime.metadata().outputs}
+        responses = _stream(runtime, example)
+        assert responses, "it ended without a response"
+        for tensor in (tensor for response in responses for tensor in response.outputs):
+            if known:
+                assert tensor.name in known
+                assert tensor.datatype is known[tensor.name], f"'{tensor.name}'"
+
+    def test_a_stream_that_is_left_early_harms_nobody(
+        self, runtime: Runtime, example: InferRequest
+    ) -> None:
+        """A caller goes; the next one is served."""
+        _require_stream(runtime)
+        first = _stream(runtime, example, most=1)
+        assert len(_stream(runtime, example, most=1)) == len(first) == 1
+
+    def test_a_stream_tells_the_caller_what_is_missing(
+        self, runtime: Runtime, example: InferRequest
+    ) -> None:
+        """As `infer` does, before its first response."""
+        _require_stream(runtime)
+        with pytest.raises(InvalidRequestError):
+            _stream(runtime, msgspec.structs.replace(example, inputs=list(example.inputs)[1:]))
+
+    # ---- to another process ----
+
+    def test_the_spec_can_be_sent_to_another_process(self, spec: RuntimeSpec) -> None:
+        """A runtime is made again from it, over there."""
+        assert pickle.loads(pickle.dumps(spec)) == spec
+
+    def test_a_response_can_be_sent_to_another_process(
+        self, runtime: Runtime, example: InferRequest
+    ) -> None:
+        """Beside the arrays there is plain data."""
+        response = _infer(runtime, example)
+        for parameters in (response.parameters, *(each.parameters for each in response.outputs)):
+            assert msgspec.msgpack.decode(msgspec.msgpack.encode(parameters)) == parameters
+
+    def test_another_process_gives_the_same_answers(
+        self,
+        spec: RuntimeSpec,
+        model_dir: Path,
+        settings: ModelSettings,
+        example: InferRequest,
+        tmp_path: Path,
+    ) -> None:
+        """The spec, the context and the artifact are all that a runtime needs."""
+        context = _context(spec, _artifact(spec, model_dir), settings)
+        file = tmp_path / "exchange.pickle"
+        file.write_bytes(pickle.dumps((spec, context, example)))
+        _run_python(_ANSWER, str(file))
+        runtime = _load(spec, context)
+        try:
+            self._check_same(pickle.loads(file.read_bytes()), _infer(runtime, example))
+        finally:
+            runtime.close()
+
     # ---- load and close ----
 
     def test_a_closed_runtime_leaves_room_for_another(
         self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings, example: InferRequest
     ) -> None:
         """As a reload does, with both in memory for a while."""
-        artifact = _artifact(spec, model_dir)
-        first = _load(spec, artifact, settings)
+        context = _context(spec, _artifact(spec, model_dir), settings)
+        first = _load(spec, context)
         before = _infer(first, example)
-        second = _load(spec, artifact, settings)
+        second = _load(spec, context)
         first.close()
         try:
             self._check_same(_infer(second, example), before)
@@ -243,11 +381,74 @@ class RuntimeContract:
         """A file that was cut off must not serve."""
         copy = _damaged_copy(_artifact(spec, model_dir), tmp_path / "damaged", part_kept)
         try:
-            _load(spec, copy, settings)
+            _load(spec, _context(spec, copy, settings))
         # each framework has errors of its own; the core reports any
         except Exception:  # noqa: BLE001
             return
         pytest.fail("it was loaded")
+
+    def test_a_closed_runtime_is_let_go(
+        self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings, example: InferRequest
+    ) -> None:
+        """Nothing keeps it: no registry, no callback, no thread."""
+        runtime = _load(spec, _context(spec, _artifact(spec, model_dir), settings))
+        try:
+            reference = weakref.ref(runtime)
+        except TypeError:
+            runtime.close()
+            pytest.skip("its class has __slots__ without __weakref__")
+        _infer(runtime, example)
+        runtime.close()
+        del runtime
+        gc.collect()
+        left = reference()
+        if left is not None:
+            keepers = ", ".join(sorted({type(each).__name__ for each in gc.get_referrers(left)}))
+            pytest.fail(f"it is still referred to after close, by: {keepers}")
+
+    def test_loading_over_and_over_takes_no_more_memory(
+        self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings, example: InferRequest
+    ) -> None:
+        """What Python and NumPy hold is counted; what a library takes shows if it is much."""
+        context = _context(spec, _artifact(spec, model_dir), settings)
+        _serve_once(spec, context, example)
+        is_traced = tracemalloc.is_tracing()
+        tracemalloc.start()
+        try:
+            _serve_once(spec, context, example)  # what is cached once is no leak
+            before, resident = tracemalloc.get_traced_memory()[0], _resident_bytes()
+            for _ in range(_CYCLES):
+                _serve_once(spec, context, example)
+            left = (tracemalloc.get_traced_memory()[0] - before) // _CYCLES
+            grown = (_resident_bytes() - resident) // _CYCLES
+        finally:
+            if not is_traced:
+                tracemalloc.stop()
+        assert left <= self.leak_bytes, f"each load leaves {left} bytes taken"
+        assert grown <= _RESIDENT_NOISE, f"each load makes the process {grown} bytes larger"
+
+    def test_close_ends_the_threads(
+        self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings, example: InferRequest
+    ) -> None:
+        """One that is left keeps the process from ending; those of libraries are not counted."""
+        context = _context(spec, _artifact(spec, model_dir), settings)
+        _serve_once(spec, context, example)  # a library's own threads begin here
+        before = set(threading.enumerate())
+        _serve_once(spec, context, example)
+        left = [each for each in set(threading.enumerate()) - before if not each.daemon]
+        for thread in left:
+            thread.join(timeout=2.0)
+        assert not [thread.name for thread in left if thread.is_alive()]
+
+    def _batch(
+        self, runtime: Runtime, spec: RuntimeSpec, example: InferRequest
+    ) -> tuple[InferRequest, int]:
+        """Make a request of several rows that asks for all outputs; say how many rows."""
+        if not _capabilities(runtime, spec).row_wise:
+            pytest.skip("rows are not declared independent")
+        names = [output.name for output in _outputs(runtime)]
+        merged = _merge(_variations(example, _MERGED))
+        return _asking(merged, names), merged.inputs[0].shape[0]
 
     def _check_same(self, found: InferResponse, expected: InferResponse) -> None:
         assert [each.name for each in found.outputs] == [each.name for each in expected.outputs]
@@ -287,10 +488,9 @@ def _artifact(spec: RuntimeSpec, model_dir: Path) -> Path:
     return model_dir
 
 
-def _load(spec: RuntimeSpec, artifact: Path, settings: ModelSettings) -> Runtime:
-    module, _, name = spec.runtime.partition(":")
+def _context(spec: RuntimeSpec, artifact: Path, settings: ModelSettings) -> ModelContext:
     extra = settings.parameters.extra
-    context = ModelContext(
+    return ModelContext(
         name=settings.name,
         version=settings.parameters.version,
         artifact=artifact,
@@ -298,9 +498,53 @@ def _load(spec: RuntimeSpec, artifact: Path, settings: ModelSettings) -> Runtime
         options=None if spec.options is None else msgspec.convert(extra, spec.options),
         logger=logging.getLogger("jackfield.testing"),
     )
+
+
+def _load(spec: RuntimeSpec, context: ModelContext) -> Runtime:
+    module, _, name = spec.runtime.partition(":")
     runtime: Runtime = getattr(importlib.import_module(module), name)(context)
     runtime.load()
     return runtime
+
+
+def _serve_once(spec: RuntimeSpec, context: ModelContext, example: InferRequest) -> None:
+    """Load, answer, close and clean up."""
+    runtime = _load(spec, context)
+    _infer(runtime, example)
+    runtime.close()
+    del runtime
+    gc.collect()
+
+
+def _answer(file: str) -> None:
+    """Be the other process: load what the file says, and leave the answer in it."""
+    exchange = Path(file)
+    spec, context, example = pickle.loads(exchange.read_bytes())
+    runtime = _load(spec, context)
+    exchange.write_bytes(pickle.dumps(_infer(runtime, example)))
+    runtime.close()
+
+
+def _run_python(code: str, argument: str) -> str:
+    """Run code in a process that imports what this one can; give what it printed."""
+    run = subprocess.run(
+        [sys.executable, "-c", code, argument, json.dumps(sys.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_PROCESS_TIMEOUT_S,
+    )
+    if run.returncode:
+        pytest.fail(f"the other process ended with {run.returncode}:\n{run.stderr[-4000:]}")
+    return run.stdout
+
+
+def _resident_bytes() -> int:
+    """Get the memory that this process has; 0 where the system doesn't tell."""
+    statistics = Path("/proc/self/statm")
+    if not statistics.is_file():
+        return 0
+    return int(statistics.read_text("ascii").split()[1]) * mmap.PAGESIZE
 
 
 def _capabilities(runtime: Runtime, spec: RuntimeSpec) -> Capabilities:
@@ -322,12 +566,51 @@ def _asking(request: InferRequest, names: Sequence[str]) -> InferRequest:
 
 
 def _infer(runtime: Runtime, request: InferRequest) -> InferResponse:
-    """Ask as the wire does, with arrays that can't be written on; check each tensor's form."""
+    """Ask as the wire does, and check the form of the answer."""
+    answer = runtime.infer(_as_sent(request))
+    return _checked(asyncio.run(_wait(answer)) if inspect.isawaitable(answer) else answer)
+
+
+def _require_stream(runtime: Runtime) -> None:
+    if getattr(runtime, "stream", None) is None:
+        pytest.skip("it has no stream")
+
+
+def _stream(
+    runtime: Runtime, request: InferRequest, *, most: int = _STREAMED
+) -> list[InferResponse]:
+    """Iterate as the core does, up to some responses; then close the stream."""
+    stream = getattr(runtime, "stream")  # noqa: B009  the protocol does not demand it
+    if inspect.isasyncgenfunction(stream):
+        return asyncio.run(_collect(stream(_as_sent(request)), most))
+    responses = iter(stream(_as_sent(request)))
+    found = [_checked(each) for each in itertools.islice(responses, most)]
+    close = getattr(responses, "close", None)
+    if close is not None:
+        close()
+    return found
+
+
+async def _collect(stream: AsyncGenerator[object, None], most: int) -> list[InferResponse]:
+    found: list[InferResponse] = []
+    async with contextlib.aclosing(stream) as responses:
+        async for response in responses:
+            found.append(_checked(response))
+            if len(found) == most:
+                break
+    return found
+
+
+def _as_sent(request: InferRequest) -> InferRequest:
+    """Give a request arrays that can't be written on, as those from the wire."""
     inputs = [
         msgspec.structs.replace(tensor, array=_read_only(tensor.array)) for tensor in request.inputs
     ]
-    answer = runtime.infer(msgspec.structs.replace(request, inputs=inputs))
-    response = asyncio.run(_wait(answer)) if inspect.isawaitable(answer) else answer
+    return msgspec.structs.replace(request, inputs=inputs)
+
+
+def _checked(response: object) -> InferResponse:
+    """Check each tensor's form."""
     assert isinstance(response, InferResponse)
     for tensor in response.outputs:
         assert tensor.array.dtype == tensor.datatype.dtype
@@ -374,6 +657,25 @@ def _variations(example: InferRequest, count: int) -> list[InferRequest]:
         )
         for factor in 1 + 0.05 * np.arange(count)
     ]
+
+
+def _merge(requests: Sequence[InferRequest]) -> InferRequest:
+    """Put the rows of several requests into one, as a batch does."""
+    inputs = [
+        msgspec.structs.replace(tensors[0], array=_read_only(np.concatenate(arrays)))
+        for tensors in zip(*(request.inputs for request in requests), strict=True)
+        for arrays in [[tensor.array for tensor in tensors]]
+    ]
+    return msgspec.structs.replace(requests[0], inputs=inputs)
+
+
+def _rows(request: InferRequest, rows: list[int]) -> InferRequest:
+    """Take some rows of each input."""
+    inputs = [
+        msgspec.structs.replace(tensor, array=_read_only(tensor.array[rows]))
+        for tensor in request.inputs
+    ]
+    return msgspec.structs.replace(request, inputs=inputs)
 
 
 def _damaged_copy(artifact: Path, copy: Path, part_kept: float) -> Path:

@@ -1,0 +1,126 @@
+"""The REST paths that a model's runtime answers itself: found and checked when the model loads.
+
+The shell that serves them is `_http.model_routes`; this knows no web framework.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from jackfield._signature import read_hints
+from jackfield.errors import ModelLoadError
+from jackfield.runtime import RouteMark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: First parts of the server's own paths below a model's: a test compares them with the routes.
+TAKEN = frozenset(
+    [
+        "config",
+        "docs",
+        "generate",
+        "generate_stream",
+        "infer",
+        "infer_stream",
+        "ready",
+        "stats",
+        "trace",
+        "versions",
+    ]
+)
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_PATH = re.compile(
+    r"/(?P<first>[\w.~-]+)(/([\w.~-]+|\{[a-zA-Z_]\w*(:(str|int|float|uuid|path))?\}))*"
+)
+_PARAMETER = re.compile(r"\{(\w+)")
+
+
+class ModelRoute(NamedTuple):
+    """One path of a model."""
+
+    path: str
+    methods: tuple[str, ...]
+    #: A bound method; see `jackfield.route` for what it takes and gives.
+    handler: Callable[..., Any]
+    takes_request: bool = False
+    #: The type that the JSON body is decoded to; None where the method does not take it.
+    body: Any = None
+
+
+def find_routes(model: object) -> tuple[ModelRoute, ...]:
+    """Find the methods of a model that are marked with `route`.
+
+    Raises:
+        ModelLoadError: A path has the wrong form, is the server's own, or is there twice.
+    """
+    routes = []
+    seen: dict[tuple[str, str], str] = {}
+    for each in _marked(model):
+        what = f"route '{each.path}' of '{each.handler.__name__}'"
+        _check(each, what)
+        routes.append(_read_parameter(each, what))
+        for method in each.methods:
+            key = (method, _PARAMETER.sub("{", each.path))
+            if other := seen.get(key):
+                problem = f"{what} is the route of '{other}' already ({method})"
+                raise ModelLoadError(problem)
+            seen[key] = each.handler.__name__
+    return tuple(routes)
+
+
+def _marked(model: object) -> Iterator[ModelRoute]:
+    # of the class, and statically: properties are not run
+    for name in dir(type(model)):
+        marks = getattr(inspect.getattr_static(type(model), name), "__jackfield_routes__", ())
+        for mark in marks:
+            if isinstance(mark, RouteMark):
+                methods = tuple(method.upper() for method in mark.methods)
+                yield ModelRoute(mark.path, methods, getattr(model, name))
+
+
+def _check(route: ModelRoute, what: str) -> None:
+    match = _PATH.fullmatch(route.path)
+    if match is None:
+        problem = f"{what}: expected a path as '/explain' or '/explain/{{row}}'"
+        raise ModelLoadError(problem)
+    if match["first"] in TAKEN:
+        taken = ", ".join(sorted(TAKEN))
+        problem = f"{what} is the server's own; choose another first part than {taken}"
+        raise ModelLoadError(problem)
+    names = _PARAMETER.findall(route.path)
+    if len({*names, "model", "version"}) < len(names) + 2:
+        problem = f"{what}: names in braces differ from each other, and from model and version"
+        raise ModelLoadError(problem)
+    unknown = [method for method in route.methods if method not in _METHODS]
+    if unknown or not route.methods:
+        found = ", ".join(unknown) or "none"
+        problem = f"{what}: expected methods of {', '.join(_METHODS)}, found {found}"
+        raise ModelLoadError(problem)
+
+
+def _read_parameter(route: ModelRoute, what: str) -> ModelRoute:
+    """Find what the method takes: nothing, the request or a decoded body."""
+    parameters = list(inspect.signature(route.handler).parameters.values())
+    if len(parameters) > 1:
+        names = ", ".join(each.name for each in parameters)
+        problem = f"{what}: its method takes {names}; expected one parameter at most"
+        raise ModelLoadError(problem)
+    if not parameters:
+        return route
+    (parameter,) = parameters
+    # by its name: Starlette may be imported for the type checker only
+    annotation = getattr(parameter.annotation, "__name__", str(parameter.annotation))
+    if parameter.annotation is parameter.empty or annotation.rpartition(".")[2] == "Request":
+        return route._replace(takes_request=True)
+    body = read_hints(route.handler)[parameter.name]
+    try:
+        msgspec.json.Decoder(body)
+    except TypeError as error:
+        problem = f"{what}: '{parameter.name}' can't be decoded from JSON: {error}"
+        raise ModelLoadError(problem) from error
+    return route._replace(body=body)
