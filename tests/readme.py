@@ -1,4 +1,4 @@
-"""The commands that the README gives; tests run these very texts."""
+"""The commands that the README and other pages give; tests run these very texts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MARKED = re.compile(
 )
 
 
-def commands() -> dict[str, str]:
-    """Read the marked commands of the README, by name: `serve` and `test`."""
-    return {match["name"]: match["text"] for match in _MARKED.finditer(README.read_text("utf-8"))}
+def commands(page: Path = README) -> dict[str, str]:
+    """Read the marked commands of a page, by name, in order; the README's: `serve` and `test`."""
+    return {match["name"]: match["text"] for match in _MARKED.finditer(page.read_text("utf-8"))}
 
 
 def command(name: str) -> str:

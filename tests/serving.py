@@ -59,6 +59,14 @@ def clean_environment(**more: str) -> dict[str, str]:
     return kept | more
 
 
+def bare_path() -> str:
+    """The folders of commands, less the environment that runs the tests."""
+    mine = Path(sys.prefix) / "bin"
+    return os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != mine
+    )
+
+
 class Served:
     """A `jackfield serve` process: where it listens and what it printed."""
 

@@ -5,12 +5,10 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from tests.readme import README, command
-from tests.serving import ROOT, clean_environment, free_port, wait_until
+from tests.serving import ROOT, bare_path, clean_environment, free_port, wait_until
 
 #: It makes an environment and downloads what it needs.
 TIMEOUT_S = 240.0
@@ -54,11 +52,3 @@ def test_the_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
-
-
-def bare_path() -> str:
-    """The folders of commands, less the environment that runs the tests."""
-    mine = Path(sys.prefix) / "bin"
-    return os.pathsep.join(
-        folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != mine
-    )
