@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,10 +134,10 @@ def main() -> int:
         bench = prepare(arguments.only, arguments.envs, folder)
         wrk = Wrk(executable, folder / "request.lua")
         wrk.script.write_text(WRK_SCRIPT.format(body=infer_body(bench.answers.rows[0])))
-        measurements = _measure_all(bench, wrk, arguments)
+        measurements = measure_all(bench, wrk, arguments)
     report.publish(
         "Side by side: one-row requests over HTTP",
-        _sections(measurements, bench.failures),
+        sections(measurements, bench.failures),
         facts=facts,
         versions=bench.versions(),
         raw={"measurements": list(map(asdict, measurements)), "failures": bench.failures},
@@ -147,6 +148,14 @@ def main() -> int:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_load_arguments(parser)
+    add_arguments(parser)
+    report.add_arguments(parser, "benchmarks/RESULTS.md")
+    return parser.parse_args()
+
+
+def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much is measured."""
     parser.add_argument("--seconds", type=int, default=5, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -155,12 +164,9 @@ def _parse_arguments() -> argparse.Namespace:
         default=[1, 16, 64],
         metavar="N,...",
     )
-    add_arguments(parser)
-    report.add_arguments(parser, "benchmarks/RESULTS.md")
-    return parser.parse_args()
 
 
-def _measure_all(bench: Bench, wrk: Wrk, arguments: argparse.Namespace) -> list[Measurement]:
+def measure_all(bench: Bench, wrk: Wrk, arguments: argparse.Namespace) -> list[Measurement]:
     """Measure in rounds, the servers in turn at each level, so that drift hits all alike.
 
     Each measurement has a process of its own, with no other server up. Idle ones cost little
@@ -195,18 +201,27 @@ def _measure(peer: Peer, bench: Bench, wrk: Wrk, connections: int, seconds: int)
     return load
 
 
-def _sections(measurements: list[Measurement], failures: dict[str, str]) -> list[str]:
+def sections(
+    measurements: list[Measurement],
+    failures: dict[str, str],
+    *,
+    names: Collection[str] = PEERS.keys(),
+    references: Sequence[str] = REFERENCES,
+) -> list[str]:
+    """Write the tables: one for each number of connections, and the ratios to the references."""
     levels = sorted({each.connections for each in measurements})
     return [
         *report.failures_section(failures),
-        *(_level_section(level, measurements) for level in levels),
-        *_ratio_section(levels, measurements),
+        *(_level_section(level, measurements, names) for level in levels),
+        *_ratio_section(levels, measurements, names, references),
     ]
 
 
-def _level_section(connections: int, measurements: list[Measurement]) -> str:
+def _level_section(
+    connections: int, measurements: list[Measurement], names: Collection[str]
+) -> str:
     rows = []
-    for name in PEERS:
+    for name in names:
         loads = list(_by_round(measurements, name, connections).values())
         if loads:
             rows.append(
@@ -224,9 +239,14 @@ def _level_section(connections: int, measurements: list[Measurement]) -> str:
     return f"## {heading}\n\n{report.table(columns, rows)}"
 
 
-def _ratio_section(levels: list[int], measurements: list[Measurement]) -> list[str]:
+def _ratio_section(
+    levels: list[int],
+    measurements: list[Measurement],
+    names: Collection[str],
+    references: Sequence[str],
+) -> list[str]:
     rows = []
-    for connections, name, reference in itertools.product(levels, PEERS, REFERENCES):
+    for connections, name, reference in itertools.product(levels, names, references):
         loads = _by_round(measurements, name, connections)
         others = _by_round(measurements, reference, connections)
         pairs = [(loads[number], others[number]) for number in loads if number in others]
