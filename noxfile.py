@@ -42,10 +42,11 @@ def install(session: nox.Session, *plugins: str, also: Iterable[str] = ()) -> No
 
 def client_python(session: nox.Session, name: str, *requirements: str) -> str:
     """Make an environment of its own for a client; returns its interpreter."""
-    folder = Path(session.cache_dir) / f"client-{name}"
+    folder = Path(session.cache_dir).resolve() / f"client-{name}"
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
-    wanted = "\n".join(requirements)
+    # what an editable install depends on is decided when it is installed
+    wanted = "\n".join([*requirements, (ROOT / "core" / "pyproject.toml").read_text()])
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         if session.venv_backend == "uv":
@@ -114,7 +115,7 @@ def contract(session: nox.Session) -> None:
 @nox.session
 def protocol(session: nox.Session) -> None:
     """Test the wire with real clients: tritonclient, kserve, MLServer's own messages."""
-    install(session, "sklearn", also=[*TEST_TOOLS, TRITONCLIENT, "grpcio-tools"])
+    install(session, "sklearn", also=[*TEST_TOOLS, TRITONCLIENT, "grpcio-tools", "pandas>=2"])
     env = {
         "JACKFIELD_KSERVE_PYTHON": client_python(session, "kserve", KSERVE, "-e", "./core"),
         "JACKFIELD_MLSERVER_PYTHON": client_python(session, "mlserver", *MLSERVER, "-e", "./core"),
