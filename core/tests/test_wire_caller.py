@@ -40,7 +40,8 @@ def arrays_of(draw, datatype, elements):
         return array.reshape(shape)
     if datatype is Datatype.BF16:
         upper = draw(hnp.arrays(np.uint16, shape))
-        return (upper.astype(np.uint32) << 16).view(np.float32)
+        flat = upper.reshape(-1).astype(np.uint32) << 16  # NumPy 1 views no scalar
+        return flat.view(np.float32).reshape(shape)
     return draw(hnp.arrays(datatype.dtype, shape))
 
 
