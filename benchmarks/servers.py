@@ -127,6 +127,17 @@ def _jackfield_command(launch: Launch) -> list[str | Path]:
     return [jackfield, "serve", launch.model, "--name", MODEL_NAME, "--host", HOST, *ports]
 
 
+def _jackfield_direct_command(launch: Launch) -> list[str | Path]:
+    model_settings = {
+        "name": MODEL_NAME,
+        "implementation": "sklearn",
+        "scheduler": "direct",
+        "parameters": {"uri": str(launch.model)},
+    }
+    (launch.folder / "model-settings.json").write_text(json.dumps(model_settings))
+    return _jackfield_command(launch._replace(model=launch.folder))
+
+
 def _mlserver_command(launch: Launch, **settings: int) -> list[str | Path]:
     ports = {f"{name}_port": port for name, port in launch.ports._asdict().items()}
     model_settings = {
@@ -151,6 +162,8 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("jackfield", JACKFIELD, _jackfield_command),
+        # predicts on the event loop: what choosing by the measured cost has to gain
+        Peer("jackfield-direct", JACKFIELD, _jackfield_direct_command),
         Peer("mlserver", MLSERVER, _mlserver_command),
         Peer("mlserver-inprocess", MLSERVER, _mlserver_inprocess_command),
         Peer("floor", FLOOR, _floor_command),
