@@ -99,15 +99,7 @@ def reflection_pool() -> DescriptorPool:
 
 
 # Health and metadata.
-ServerLiveRequest = message_class("ServerLiveRequest")
-ServerLiveResponse = message_class("ServerLiveResponse")
-ServerReadyRequest = message_class("ServerReadyRequest")
-ServerReadyResponse = message_class("ServerReadyResponse")
-ModelReadyRequest = message_class("ModelReadyRequest")
-ModelReadyResponse = message_class("ModelReadyResponse")
 ServerMetadataRequest = message_class("ServerMetadataRequest")
-ServerMetadataResponse = message_class("ServerMetadataResponse")
-ModelMetadataRequest = message_class("ModelMetadataRequest")
 ModelMetadataResponse = message_class("ModelMetadataResponse")
 
 # Inference.
@@ -118,9 +110,6 @@ ModelInferResponse = message_class("ModelInferResponse")
 ModelStreamInferResponse = message_class("ModelStreamInferResponse")
 
 # Model repository.
-ModelRepositoryParameter = message_class("ModelRepositoryParameter")
-RepositoryIndexRequest = message_class("RepositoryIndexRequest")
-RepositoryIndexResponse = message_class("RepositoryIndexResponse")
 RepositoryModelLoadRequest = message_class("RepositoryModelLoadRequest")
 RepositoryModelLoadResponse = message_class("RepositoryModelLoadResponse")
 RepositoryModelUnloadRequest = message_class("RepositoryModelUnloadRequest")
@@ -128,8 +117,5 @@ RepositoryModelUnloadResponse = message_class("RepositoryModelUnloadResponse")
 
 # Configuration and statistics.
 ModelConfig = message_class("ModelConfig")
-ModelConfigRequest = message_class("ModelConfigRequest")
 ModelConfigResponse = message_class("ModelConfigResponse")
 ModelStatistics = message_class("ModelStatistics")
-ModelStatisticsRequest = message_class("ModelStatisticsRequest")
-ModelStatisticsResponse = message_class("ModelStatisticsResponse")
