@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -358,9 +359,13 @@ def _is_same(found: Sample, expected: Sample) -> bool:
 
 
 def _example(tensor: TensorFacts) -> Sample:
-    categories = (tensor.parameters or {}).get("categories")
-    if tensor.datatype is Datatype.BYTES and isinstance(categories, list) and categories:
-        return sample(tensor.name, tensor.datatype, [str(categories[0]).encode()], tensor.filled(1))
+    parameters = tensor.parameters or {}
+    categories = parameters.get("categories")
+    text = categories[0] if isinstance(categories, list) and categories else None
+    text = parameters.get("example", text)
+    shape = tensor.filled(1)
+    if tensor.datatype is Datatype.BYTES and isinstance(text, str):
+        return sample(tensor.name, tensor.datatype, [text.encode()] * math.prod(shape), shape)
     return zeros(tensor.name, tensor.datatype, tensor.filled(1))
 
 
