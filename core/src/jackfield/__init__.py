@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Parameters,
         RequestedOutput,
         TensorMetadata,
+        Timing,
     )
     from jackfield.model_metrics import ModelMetrics
     from jackfield.runtime import (
@@ -121,6 +122,7 @@ __all__ = [
     "SyncServer",
     "Tensor",
     "TensorMetadata",
+    "Timing",
     "hookimpl",
     "route",
 ]
@@ -162,6 +164,7 @@ _HOMES = {
         "Parameters",
         "RequestedOutput",
         "TensorMetadata",
+        "Timing",
     ),
     "model_metrics": ("ModelMetrics",),
     "runtime": (

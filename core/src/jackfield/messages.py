@@ -6,7 +6,7 @@ Used by all layers; knows no wire form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "Parameters",
     "RequestedOutput",
     "TensorMetadata",
+    "Timing",
 ]
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
     id: str = ""
     #: When its shell began to decode it, by `time.perf_counter_ns`; 0 for one made in process.
     received_ns: int = 0
+    #: When nobody waits for the answer any more, by the same clock; 0 for never. The parameter
+    #: `timeout`, in microseconds since `received_ns`, may say an earlier time.
+    deadline_ns: int = 0
 
     def input(self, name: str) -> Tensor:
         """Get an input by name.
@@ -73,6 +77,26 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
         raise InvalidRequestError("inputs", expected=f"an input named '{name}'", found=found)
 
 
+class Timing(NamedTuple):
+    """When a request was where, and in which company it was computed.
+
+    Units: nanoseconds of `time.perf_counter_ns`, each not before the one above it.
+    """
+
+    #: A shell began to decode it; equals `arrived` where it was made in process.
+    received: int
+    #: The model got it.
+    arrived: int
+    #: The runtime began the call that answered it.
+    started: int
+    #: The runtime was done with that call.
+    ended: int
+    #: Rows in that call; requests in it, where the model is not row-wise.
+    rows: int
+    #: Requests in that call; 1 where it was computed alone.
+    requests: int
+
+
 class InferResponse(msgspec.Struct, frozen=True, eq=False):
     """What a runtime computed.
 
@@ -85,6 +109,8 @@ class InferResponse(msgspec.Struct, frozen=True, eq=False):
     #: Empty for an un-versioned model.
     model_version: str = ""
     id: str = ""
+    #: Set by the model; None for what has not passed one.
+    timing: Timing | None = None
 
     def output(self, name: str) -> Tensor:
         """Get an output by name.

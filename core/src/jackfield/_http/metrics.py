@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def create_metrics_app(metrics: Metrics, path: str) -> Starlette:
-    """Make the app that answers `path` with all metrics in Prometheus' text form."""
+    """Make the app that answers `path` with all metrics in Prometheus' text form.
+
+    The process is the server's here, so that its metrics are among them.
+    """
 
     async def expose(request: Request) -> Response:
-        body, content_type = metrics.expose()
+        body, content_type = await metrics.expose_with_process()
         return Response(body, headers={"content-type": content_type})
 
     return Starlette(routes=[Route(path, expose)])
