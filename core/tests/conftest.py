@@ -77,6 +77,8 @@ class Stage(types.ModuleType):
         self.inferring = threading.Semaphore(0)
         self.may_answer = threading.Event()
         self.log = []
+        #: The requests that `Rows` was called with.
+        self.calls = []
 
     async def until_inferring(self, count=1):
         for _ in range(count):

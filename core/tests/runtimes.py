@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -97,6 +98,54 @@ class Staged(Double):
 
 class Parallel(Staged):
     capabilities = Capabilities(thread_safe=True, releases_gil=True)
+
+
+class Rows(Staged):
+    """Answers each row's sum, when the stage lets it; refuses a batch with a negative number."""
+
+    capabilities = Capabilities(row_wise=True)
+
+    def metadata(self):
+        return ModelMetadata(inputs=[TensorMetadata("x", Datatype.FP64, [-1, -1])])
+
+    def infer(self, request):
+        self.stage.calls.append(request)
+        self.stage.inferring.release()
+        assert self.stage.may_answer.wait(20)
+        return self.answer(request)
+
+    def answer(self, request):
+        array = request.inputs[0].array
+        if array.size and array.min() < 0:
+            message = "a negative number"
+            raise ValueError(message)
+        headers = request.parameters.get("headers", {})
+        shared = {key: value for key, value in request.parameters.items() if key != "headers"}
+        shared |= {"user": headers["x-user"]} if "x-user" in headers else {}
+        return InferResponse([Tensor.from_array("y", array.sum(axis=-1))], shared)
+
+
+class AsyncRows(Rows):
+    async def infer(self, request):
+        self.stage.calls.append(request)
+        self.stage.inferring.release()
+        assert await asyncio.to_thread(self.stage.may_answer.wait, 20)
+        return self.answer(request)
+
+
+class HeaderRows(Rows):
+    capabilities = Capabilities(row_wise=True, reads_headers=True)
+
+
+class Moody(Rows):
+    """Computes for as many milliseconds as the stage says; writes down in which thread."""
+
+    def infer(self, request):
+        ends = time.thread_time_ns() + self.stage.busy_ms * 1_000_000
+        self.stage.log.append(threading.current_thread().name)
+        while time.thread_time_ns() < ends:
+            pass
+        return self.answer(request)
 
 
 class Failing(Echo):

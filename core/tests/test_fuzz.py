@@ -3,6 +3,7 @@
 Seeded, so that a failure comes again; small, so that it runs with every change.
 """
 
+import asyncio
 import gzip
 import json
 import random
@@ -105,7 +106,7 @@ class App:
                     "body": parts.pop(0),
                     "more_body": bool(parts),
                 }
-            return {"type": "http.disconnect"}
+            return await asyncio.Event().wait()  # a caller who stays
 
         async def send(message):
             sent.append(message)
@@ -149,7 +150,7 @@ def binary(*tensors, **fields):
 BF16 = ("BF16", [2], b"\x80\x3f\xc0\x7f")
 BYTES = ("BYTES", [2], b"\x01\0\0\0a\x02\0\0\0\xff\xfe")
 ROUTES = ("infer", "infer_stream", "generate", "generate_stream")
-SAID = {"a": [1, {"b": None}], "c": 2**63, "headers": {"x-a": "b"}, "timeout": 5}
+SAID = {"a": [1, {"b": None}], "c": 2**63, "headers": {"x-a": "b"}, "timeout": 10**9}
 
 #: Route, body, headers: each is good, and each is what a mutation begins with.
 CORPUS = [

@@ -52,7 +52,7 @@ async def test_one_thread_runs_a_runtime_that_claims_nothing(add_model, request_
 async def test_threads_share_a_runtime_that_is_thread_safe_and_releases_the_gil(
     add_model, request_of, stage, monkeypatch
 ):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     async with Server([add_model("m", "Parallel")], plugins=()) as server:
         infer = server.model("m").infer
         tasks = [asyncio.create_task(infer(request_of(number))) for number in (1, 2, 3)]

@@ -17,10 +17,12 @@ from jackfield._wire.descriptors import METHODS, SERVICE
 FLOW = Path(__file__).parents[2] / "docs" / "flow.md"
 
 ECHO = """
-from jackfield import InferResponse, ModelMetadata
+from jackfield import Capabilities, Datatype, InferResponse, ModelMetadata, TensorMetadata
 
 
 class Echo:
+    capabilities = Capabilities(row_wise=True)
+
     def __init__(self, context):
         pass
 
@@ -28,7 +30,8 @@ class Echo:
         pass
 
     def metadata(self):
-        return ModelMetadata(platform="echo")
+        x = TensorMetadata("x", Datatype.FP64, [-1, 3])
+        return ModelMetadata(platform="echo", inputs=[x], outputs=[x])
 
     def infer(self, request):
         return InferResponse(request.inputs)
@@ -40,6 +43,10 @@ class Echo:
 REST_BODY = json.dumps(
     {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP64", "data": [1.0, 2.0, 3.0]}]}
 ).encode()
+
+
+#: What wakes up now and then beside the requests.
+TICKING = ("_http.runners.", "_statistics.LoopStatistics.")
 
 
 class Recorder:
@@ -61,7 +68,8 @@ class Recorder:
         else:
             return
         # a comprehension is a function of its own before Python 3.12 only
-        if not entered.endswith("comp>") and entered not in self.entered:
+        is_part = entered.endswith(("comp>", "genexpr>"))
+        if not is_part and not entered.startswith(TICKING) and entered not in self.entered:
             self.entered.append(entered)
 
 
@@ -137,7 +145,8 @@ async def post(app):
 
 async def test_a_rest_request_enters_the_functions_of_the_list(echo, recorder):
     async with Server([echo]) as server:
-        await post(server)  # the first one fills caches and starts the model's thread
+        for _ in range(3):  # fill caches, and show that the model is quick
+            await post(server)
         recorder.on = True
         start, body = await post(server)
         recorder.on = False
@@ -164,7 +173,8 @@ async def test_a_grpc_call_enters_the_functions_of_the_list(echo, recorder):
             request_serializer=method.request.SerializeToString,
             response_deserializer=method.response.FromString,
         )
-        await infer(request)  # the first one fills caches and starts the model's thread
+        for _ in range(3):  # fill caches, and show that the model is quick
+            await infer(request)
         recorder.on = True
         response = await infer(request)
         recorder.on = False

@@ -106,7 +106,7 @@ class Code:
         """Forget the modules; one whose objects are in use lives on until these go."""
         _FINDER.remove(self._package)
         inside = f"{self._package}."
-        for name in [name for name in sys.modules if f"{name}.".startswith(inside)]:
+        for name in [name for name in [*sys.modules] if f"{name}.".startswith(inside)]:
             sys.modules.pop(name, None)
 
     def _import(

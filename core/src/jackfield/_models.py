@@ -11,26 +11,25 @@ import contextlib
 import dataclasses
 import difflib
 import enum
-import hashlib
 import logging
 import re
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from jackfield._code import import_runtime
+from jackfield._loading import Loaded, load_runtime
 from jackfield._outputs import select_outputs
 from jackfield._overrides import decode_overrides
-from jackfield._own_code import load_own_code
-from jackfield._routes import ModelRoute, find_routes
-from jackfield._scheduling import Scheduler, choose_scheduler, choose_stream
-from jackfield._statistics import ModelStatistics
+from jackfield._process.proxy import ProcessRuntime, load_in_process
+from jackfield._scheduling import NEVER, Arrivals, Scheduler, choose_scheduler, choose_stream
+from jackfield._statistics import LoadStatistics, ModelStatistics
 from jackfield._tracing import TraceSettings
 from jackfield.errors import (
     CapacityError,
+    DeadlineError,
     InvalidRequestError,
     JackfieldError,
     ModelLoadError,
@@ -41,17 +40,17 @@ from jackfield.errors import (
     RuntimeFailedError,
     ServerNotReadyError,
 )
-from jackfield.messages import InferRequest, InferResponse, ModelMetadata
-from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
-from jackfield.settings import decode_options
+from jackfield.messages import InferRequest, InferResponse, ModelMetadata, Timing
 from jackfield.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
+    from jackfield._loading import OwnMetrics
     from jackfield._repository import ModelSource, Repository
-    from jackfield.model_metrics import ModelMetrics
+    from jackfield._routes import ModelRoute
+    from jackfield._threads import ThreadBound
+    from jackfield.runtime import Capabilities, Runtime
 
 logger = logging.getLogger("jackfield")
 
@@ -98,23 +97,27 @@ class Model:
         metadata: ModelMetadata,
         *,
         scheduler: Scheduler,
+        statistics: ModelStatistics,
         capabilities: Capabilities,
         traces: TraceSettings,
         routes: Sequence[ModelRoute] = (),
-        metrics: ModelMetrics | None = None,
+        metrics: OwnMetrics | None = None,
+        bound: ThreadBound | None = None,
     ) -> None:
         self.name = source.name
         self.version = source.version
         self.metadata = metadata
         self.runtime_name = source.spec.name if source.spec else ""
         self._runtime = runtime
-        self._scheduler = scheduler
-        self._infer = scheduler.infer
-        self._stream = choose_stream(runtime)
+        #: Runs its requests; the shells look whether that is a matter of milliseconds.
+        self.scheduler = scheduler
+        self._bound = bound
+        self._stream = choose_stream(runtime, bound)
         self.streams = self._stream is not None
         self.reads_headers = capabilities.reads_headers
         self.is_stateful = capabilities.stateful
-        self.statistics = ModelStatistics(is_row_wise=capabilities.row_wise)
+        self._is_row_wise = capabilities.row_wise
+        self.statistics = statistics
         self._outputs = frozenset(output.name for output in metadata.outputs)
         self._max_queue = source.settings.max_queue
         #: Paths that the runtime answers itself.
@@ -125,6 +128,9 @@ class Model:
         self._traces = traces
         self._idle = asyncio.Event()
         self._idle.set()
+        #: What was loaded in its place. Who found this one before may ask it after that: the body
+        #: of its request was still to come.
+        self.successor: Model | None = None
 
     @overload
     async def infer(self, request: InferRequest, /) -> InferResponse: ...
@@ -145,7 +151,9 @@ class Model:
             The runtime's outputs, with the model's name and version and the request's id.
 
         Raises:
+            DeadlineError: The caller's time is over, or the longest that a call may take.
             InvalidRequestError: An output is unknown, or the runtime refuses the request.
+            ModelNotReadyError: The runtime does not come back from an earlier call.
             OverloadedError: `max_queue` requests are held already.
             RuntimeFailedError: The runtime raised; the log tells what.
             TypeError: An input is nothing that a tensor can be made of, or there is none.
@@ -159,24 +167,35 @@ class Model:
         arrived = perf_counter_ns()
         if request is None or inputs:
             request = _request_of(request, inputs)
+        if self.successor is not None:
+            return await self._newest().infer(request)
+        received = request.received_ns or arrived
         self._admit(request)
+        call = None
         try:
-            response, started, ended = await self._infer(request)
-            if not isinstance(response, InferResponse):
-                raise _no_response("infer returned", response)
+            deadline = NEVER
+            if request.parameters or request.deadline_ns:
+                deadline = self._deadline(request, received, arrived)
+            call = self.scheduler.submit(request, arrived, deadline)
+            await call.future
+            response, started, ended, rows, requests = call.execution
             outputs: Sequence[Tensor] = response.outputs
-            parameters = response.parameters
             if request.outputs:
                 outputs = select_outputs(request.outputs, outputs, self.metadata)
         except BaseException as error:
-            self._fail(error, perf_counter_ns() - (request.received_ns or arrived))
+            if call is not None:
+                self.scheduler.leave(call)
+            self._fail(error, perf_counter_ns() - received)
             raise
         finally:
             self._release()
-        self.statistics.succeeded(request, arrived=arrived, started=started, ended=ended)
+        self.statistics.succeeded(received, arrived, started, ended, call.size, rows)
         if self._traces.is_on:
             self._trace(request, outputs, arrived=arrived, started=started, ended=ended)
-        return InferResponse(outputs, parameters, self.name, self.version, request.id)
+        timing = Timing(received, arrived, started, ended, rows, requests)
+        return InferResponse(
+            outputs, response.parameters, self.name, self.version, request.id, timing
+        )
 
     @overload
     def stream(self, request: InferRequest, /) -> AsyncGenerator[InferResponse, None]: ...
@@ -202,6 +221,11 @@ class Model:
         """
         if request is None or inputs:
             request = _request_of(request, inputs)
+        if self.successor is not None:
+            async with contextlib.aclosing(self._newest().stream(request)) as responses:
+                async for response in responses:
+                    yield response
+            return
         if self._stream is None:
             yield await self.infer(request)
             return
@@ -225,9 +249,24 @@ class Model:
         finally:
             self._release()
         ended = perf_counter_ns()
-        self.statistics.succeeded(request, arrived=arrived, started=arrived, ended=ended)
+        size = shape[0] if self._is_row_wise and (shape := request.inputs[0].shape) else 1
+        self.statistics.executed(requests=1, rows=size, ns=ended - arrived, waiting=0)
+        received = request.received_ns or arrived
+        self.statistics.succeeded(received, arrived, arrived, ended, size)
         if self._traces.is_on:
             self._trace(request, outputs, arrived=arrived, started=arrived, ended=ended)
+
+    def _newest(self) -> Model:
+        model = self
+        while model.successor is not None:
+            model = model.successor
+        return model
+
+    @property
+    def problem(self) -> str:
+        """Why it can't answer now, although it is loaded; empty when it can."""
+        elsewhere = self._runtime.problem if isinstance(self._runtime, ProcessRuntime) else ""
+        return self.scheduler.problem or elsewhere
 
     def _admit(self, request: InferRequest) -> None:
         """Let a request in, or refuse it."""
@@ -242,6 +281,23 @@ class Model:
             raise OverloadedError(self.name, limit=self._max_queue)
         self.statistics.in_flight += 1
         self._idle.clear()
+
+    def _deadline(self, request: InferRequest, received: int, arrived: int) -> int:
+        """Find when the caller's time is over: by the transport, or by `timeout`."""
+        deadline = request.deadline_ns or NEVER
+        timeout_us = request.parameters.get("timeout", 0)
+        if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+            raise InvalidRequestError(
+                "parameters.timeout",
+                expected="an integer of 0 or more, in microseconds",
+                found=repr(timeout_us),
+                model=self.name,
+            )
+        if timeout_us:
+            deadline = min(deadline, received + timeout_us * 1000)
+        if deadline <= arrived:
+            raise DeadlineError(self.name, timeout_s=(deadline - received) * 1e-9)
+        return deadline
 
     def _release(self) -> None:
         self.statistics.in_flight -= 1
@@ -262,7 +318,7 @@ class Model:
 
     def _fail(self, error: BaseException, ns: int) -> None:
         """Count a failure; raise what the caller may know of it instead."""
-        self.statistics.failed(ns)
+        self.statistics.failed(ns, _outcome(error))
         self.translate(error)
 
     def translate(self, error: BaseException) -> None:
@@ -315,7 +371,7 @@ class Model:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-                await self._scheduler.drain()
+                await self.scheduler.drain()
         except TimeoutError:
             logger.warning(
                 "model '%s' %s: requests did not end within %g s",
@@ -323,9 +379,9 @@ class Model:
                 self.version,
                 timeout_s,
             )
-            self._scheduler.close()
+            self.scheduler.close()
             return
-        self._scheduler.close()
+        self.scheduler.close()
         # a thread of its own name: those of the loop are waited for without end when it closes
         closer = ThreadPoolExecutor(1, thread_name_prefix="jackfield-close")
         try:
@@ -337,7 +393,23 @@ class Model:
         except (Exception, SystemExit):
             logger.exception("model '%s' %s failed to close", self.name, self.version)
         finally:
+            if self._bound is not None:
+                closer.submit(self._bound.close)
             closer.shutdown(wait=False)
+
+
+def _outcome(error: BaseException) -> str:
+    """Name a failure for the statistics."""
+    if isinstance(error, DeadlineError):
+        return "deadline"
+    if isinstance(error, RequestError):
+        return "invalid"
+    if isinstance(error, CapacityError):
+        return "unavailable"
+    # a caller who leaves a stream closes its generator
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "cancelled"
+    return "failure"
 
 
 def _no_response(what: str, found: object) -> TypeError:
@@ -353,6 +425,10 @@ def _request_of(request: InferRequest | None, inputs: Mapping[str, object]) -> I
     return InferRequest([Tensor.from_array(name, array) for name, array in inputs.items()])
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @dataclasses.dataclass
 class _Entry:
     """A model version that is known, whether it serves or not."""
@@ -364,14 +440,26 @@ class _Entry:
 
 
 class Models:
-    """All models of one server."""
+    """All models of one server.
 
-    def __init__(self, repository: Repository) -> None:
+    Args:
+        repository: Where they come from.
+        threads: What a framework's pools may use for one call, where a model's settings don't say.
+    """
+
+    def __init__(self, repository: Repository, *, threads: int = 1) -> None:
         self._repository = repository
+        self._threads = threads
         self.traces = TraceSettings()
+        self.arrivals = Arrivals()
+        self.loads = LoadStatistics()
         self._entries: dict[str, dict[str, _Entry]] = {}
         # what the request's path reads: one look-up; version "" is the default version
         self._serving: dict[tuple[str, str], Model] = {}
+        #: Called when models have come or gone.
+        self.on_change: Callable[[], None] = _nothing
+        #: The same by the paths of the REST API's inference.
+        self.paths: dict[str, Model] = {}
         # a lock is kept while somebody holds it or waits: names come from callers
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closing: set[asyncio.Task[None]] = set()
@@ -477,7 +565,7 @@ class Models:
         """
         model = self._serving.get((name, version))
         if model is not None:
-            return IndexEntry(name, model.version, ModelState.READY, "")
+            return _line(name, model.version, ModelState.READY, "", model)
         error = self._absent(name, version)
         if isinstance(error, ModelNotFoundError):
             raise error
@@ -487,7 +575,7 @@ class Models:
         """List all model versions, those on disk that were never loaded included."""
         sources = await self._scan()
         lines = {
-            (name, version): IndexEntry(name, version, entry.state, entry.reason)
+            (name, version): _line(name, version, entry.state, entry.reason, entry.model)
             for name, versions in self._entries.items()
             for version, entry in versions.items()
         }
@@ -564,6 +652,7 @@ class Models:
             for version in gone:
                 self._retire(self._entries[name].pop(version).model)
             self._route(name)
+        self.on_change()
         if any(problems):
             reasons = "; ".join(problem for problem in problems if problem)
             raise ModelNotReadyError(name, reason=reasons)
@@ -582,20 +671,26 @@ class Models:
             for entry in versions.values():
                 entry.state, entry.reason, entry.model = ModelState.UNLOADING, "", None
             self._route(name)
+            for model in [model for model in models if model.problem]:
+                models.remove(model)
+                self._retire(model)  # its call may never end
             await asyncio.gather(*(model.close() for model in models))
             for entry in versions.values():
                 entry.state, entry.reason = ModelState.UNAVAILABLE, "unloaded"
+        self.on_change()
 
     async def close(self, timeout_s: float) -> None:
         """Unload everything; requests in flight have `timeout_s` seconds to end."""
         self._closed = True
         entries = [entry for versions in self._entries.values() for entry in versions.values()]
         self._serving.clear()
+        self.paths.clear()
         models = [entry.model for entry in entries if entry.model is not None]
         for entry in entries:
             entry.state, entry.reason, entry.model = ModelState.UNLOADING, "the server stops", None
         await asyncio.gather(*(model.close(timeout_s) for model in models))
-        await asyncio.gather(*self._closing)
+        if self._closing:  # versions that were replaced; one may hang in its runtime
+            await asyncio.wait([*self._closing], timeout=timeout_s)
         self.traces.close()
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
@@ -609,44 +704,66 @@ class Models:
         entry, entries = self._note(source), self._entries
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
+        started = perf_counter_ns()
         try:
             model = await self._build(source)
         except ModelLoadError as error:
+            self.loads.failed(source.name, source.version)
             logger.error("model '%s' %s: %s", source.name, source.version, error)
             if entry.model is None:
                 entry.state = ModelState.UNAVAILABLE
             entry.reason = f"failed to load: {error}"
             return entry.reason
+        seconds = (perf_counter_ns() - started) * 1e-9
+        self.loads.succeeded(source.name, source.version, seconds)
         if self._closed or entries is not self._entries:
             await model.close()
             return "the server stops"
         old, entry.source, entry.model = entry.model, source, model
         entry.state, entry.reason = ModelState.READY, ""
         self._route(source.name)
+        if old is not None:
+            old.successor = model
         self._retire(old)
         return ""
 
     async def _build(self, source: ModelSource) -> Model:
-        loading = self._loaders.submit(_load_runtime, source)
+        threads = source.settings.threads or self._threads
+        loop = asyncio.get_running_loop()
+        loading = self._loaders.submit(_load_somewhere, source, threads, loop)
         try:
             loaded = await asyncio.wrap_future(loading)
         except asyncio.CancelledError:
             loading.add_done_callback(_close_unused)
             raise
+        statistics = ModelStatistics()
         try:
-            scheduler = choose_scheduler(loaded.runtime, loaded.capabilities, source.settings)
+            scheduler = choose_scheduler(
+                source.name,
+                loaded.runtime,
+                loaded.capabilities,
+                source.settings,
+                loaded.metadata,
+                statistics=statistics,
+                arrivals=self.arrivals,
+                bound=loaded.bound,
+            )
         except ModelLoadError:
             await asyncio.to_thread(loaded.runtime.close)
+            if loaded.bound is not None:
+                loaded.bound.close()
             raise
         return Model(
             source,
             loaded.runtime,
             loaded.metadata,
             scheduler=scheduler,
+            statistics=statistics,
             capabilities=loaded.capabilities,
             traces=self.traces,
             routes=loaded.routes,
             metrics=loaded.metrics,
+            bound=loaded.bound,
         )
 
     def _retire(self, model: Model | None) -> None:
@@ -654,7 +771,12 @@ class Models:
         if model is not None:
             task = asyncio.ensure_future(model.close())
             self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not self._closed:
+            self.on_change()
 
     def _route(self, name: str) -> None:
         """Work out anew which version each path of a model goes to."""
@@ -671,6 +793,12 @@ class Models:
             # an un-versioned model goes before all, as in MLServer
             newest = "" if "" in ready else max(ready, key=version_key)
             self._serving[name, ""] = ready[newest]
+        for path in [path for path, model in self.paths.items() if model.name == name]:
+            del self.paths[path]
+        for (_, version), model in list(self._serving.items()):
+            if model.name == name:
+                middle = f"/versions/{version}" if version else ""
+                self.paths[f"/v2/models/{name}{middle}/infer"] = model
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -678,6 +806,15 @@ class Models:
     async def _scan(self) -> list[ModelSource]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._loaders, self._repository.scan)
+
+
+def _line(
+    name: str, version: str, state: ModelState, reason: str, model: Model | None
+) -> IndexEntry:
+    """Tell a model version's state; one that does not come back from a call is not ready."""
+    if model is not None and model.problem:
+        return IndexEntry(name, version, ModelState.UNAVAILABLE, model.problem)
+    return IndexEntry(name, version, state, reason)
 
 
 def version_key(version: str) -> tuple[object, ...]:
@@ -717,114 +854,21 @@ def _warn(source: ModelSource) -> None:
         logger.warning("model '%s': %s", source.name, warning)
 
 
-class _Loaded(NamedTuple):
-    runtime: Runtime
-    metadata: ModelMetadata
-    capabilities: Capabilities
-    routes: Sequence[ModelRoute]
-    metrics: ModelMetrics
+def _load_somewhere(source: ModelSource, threads: int, loop: asyncio.AbstractEventLoop) -> Loaded:
+    """Load in this thread, or in a process of the model's own."""
+    if source.settings.scheduler == "process":
+        return load_in_process(source, loop, threads=threads)
+    return load_runtime(source, threads=threads)
 
 
-def _load_runtime(source: ModelSource) -> _Loaded:
-    """Load in a thread; whatever foreign code raises becomes a `ModelLoadError`."""
-    try:
-        return _load_untranslated(source)
-    except JackfieldError as error:
-        raise ModelLoadError(str(error)) from error
-    # the seam where foreign code loads: its exception is logged whole and told in short;
-    # SystemExit, if let through, would end the event loop
-    except (Exception, SystemExit) as error:
-        logger.exception("model '%s' %s failed to load", source.name, source.version)
-        problem = f"{type(error).__name__}: {error}"
-        raise ModelLoadError(problem) from error
-
-
-def _close_unused(loading: Future[_Loaded]) -> None:
+def _close_unused(loading: Future[Loaded]) -> None:
     """Free what was loaded for a start that was given up; runs in the loader's thread."""
     if not loading.cancelled() and loading.exception() is None:
         try:
-            loading.result().runtime.close()
+            loaded = loading.result()
+            loaded.runtime.close()
+            if loaded.bound is not None:
+                loaded.bound.close()
         # foreign code, and nobody is left to be told
         except (Exception, SystemExit):
             logger.exception("a model that loaded too late failed to close")
-
-
-def _load_untranslated(source: ModelSource) -> _Loaded:
-    spec, settings = source.spec, source.settings
-    if source.problem or spec is None:
-        raise ModelLoadError(source.problem or "no runtime was found for it")
-    if settings.parameters.sha256:
-        _check_sha256(source.artifact, settings.parameters.sha256)
-    context = ModelContext(
-        name=source.name,
-        version=source.version,
-        artifact=source.artifact,
-        settings=settings,
-        options=_options(source, spec),
-        logger=logging.LoggerAdapter(
-            logging.getLogger("jackfield.model"),
-            {"model": source.name, "version": source.version},
-        ),
-    )
-    runtime: Runtime
-    if "." in spec.name:  # the model's own code, which lies in its folder
-        runtime = own = load_own_code(spec.runtime, source.folder, context)
-        routes = own.routes
-    else:
-        runtime = import_runtime(spec.runtime)(context)
-        methods = ("load", "metadata", "infer", "close")
-        if missing := [name for name in methods if not callable(getattr(runtime, name, None))]:
-            problem = f"'{spec.runtime}' is no runtime: it has no {', '.join(missing)}"
-            raise ModelLoadError(problem)
-        routes = find_routes(runtime)
-    runtime.load()
-    try:
-        metadata = _describe(source, runtime.metadata())
-        capabilities = getattr(runtime, "capabilities", spec.capabilities)
-        if not isinstance(capabilities, Capabilities):
-            problem = f"its capabilities are {type(capabilities).__name__}, not Capabilities"
-            raise ModelLoadError(problem)
-    except BaseException:
-        runtime.close()
-        raise
-    return _Loaded(runtime, metadata, capabilities, routes, context.metrics)
-
-
-def _options(source: ModelSource, spec: RuntimeSpec) -> msgspec.Struct | None:
-    if spec.options is None:
-        return None
-    options, warnings = decode_options(
-        source.settings.parameters.extra,
-        spec.options,
-        source=str(source.folder),
-        is_ours="." not in source.settings.implementation,
-    )
-    for warning in warnings:
-        logger.warning("model '%s': %s", source.name, warning)
-    return options
-
-
-def _describe(source: ModelSource, derived: object) -> ModelMetadata:
-    """Let the operator's settings go before what the runtime derived."""
-    if not isinstance(derived, ModelMetadata):
-        problem = f"its metadata is {type(derived).__name__}, not ModelMetadata"
-        raise ModelLoadError(problem)
-    settings = source.settings
-    return msgspec.structs.replace(
-        derived,
-        name=source.name,
-        platform=settings.platform or derived.platform,
-        inputs=settings.inputs or derived.inputs,
-        outputs=settings.outputs or derived.outputs,
-    )
-
-
-def _check_sha256(artifact: Path | None, expected: str) -> None:
-    if artifact is None or not artifact.is_file():
-        problem = "parameters.sha256 needs an artifact that is one file"
-        raise ModelLoadError(problem)
-    with artifact.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected.lower():
-        problem = f"the SHA-256 of '{artifact}' is {found}, parameters.sha256 says {expected}"
-        raise ModelLoadError(problem)

@@ -252,7 +252,7 @@ class DeadlineError(CapacityError):
     def __init__(self, name: str, *, timeout_s: float) -> None:
         self.name = name
         self.timeout_s = timeout_s
-        super().__init__(f"model '{name}' did not answer within {timeout_s:g} s")
+        super().__init__(f"model '{name}' did not answer within {timeout_s:.3g} s")
 
 
 class RuntimeFailedError(JackfieldError):

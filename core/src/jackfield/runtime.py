@@ -89,6 +89,8 @@ class ModelContext:
     settings: ModelSettings
     #: The runtime's own settings: the Struct that its spec names, else None.
     options: msgspec.Struct | None
+    #: Threads that the framework's own pools may use for one call of `infer`.
+    threads: int = 1
     #: Carries the model's name and version.
     logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
     #: Counters, gauges and histograms, shown with the model's name and version; gone with it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -26,6 +27,7 @@ from jackfield._plugins import discover
 from jackfield._repository import Repository
 from jackfield._shared_memory import FOLDER, OFF, Regions
 from jackfield._sync import SyncModel, SyncServer
+from jackfield._threads import default_threads
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.settings import ServerSettings
 
@@ -107,8 +109,12 @@ class Server:
         for warning in found.warnings:
             logger.warning("%s", warning)
         repository = Repository(paths, found, name=name, environ=environ)
-        self._models = Models(repository)
-        self._metrics = Metrics(self._models.loaded)
+        self._models = Models(repository, threads=default_threads(self.settings.workers))
+        self._metrics = Metrics(
+            self._models.loaded,
+            self._models.loads,
+            mlserver_names=self.settings.mlserver_metrics,
+        )
         self._regions = _create_regions(self.settings)
         self._logs = LoggingSettings()
         self._stopping = False
@@ -220,6 +226,7 @@ class Server:
 
     def _open(self) -> None:
         self._models.open()
+        self._metrics.start()
         self._regions.open()
         self._stopping = False
 
@@ -235,6 +242,7 @@ class Server:
         """Unload the models; requests in flight have `drain_timeout_s` to end."""
         self._stopping = True
         await self._models.close(self.settings.drain_timeout_s)
+        self._metrics.stop()
         self._regions.close()
         self._logs.restore()
 
@@ -275,7 +283,8 @@ class Server:
             self._open()
             listeners.push_async_callback(self.stop)
             http = listeners.enter_context(_listen(settings.host, settings.http_port, "http_port"))
-            runners = {f"http://{_address(http)}": create_runner(self, http, settings)}
+            runner = create_runner(self, http, settings, self._models.arrivals)
+            runners = {f"http://{_address(http)}": runner}
             metrics_url = ""
             if settings.metrics_endpoint:
                 metrics = _listen(settings.host, settings.metrics_port, "metrics_port")
@@ -292,11 +301,14 @@ class Server:
         serving = [asyncio.create_task(runner.serve()) for runner in runners.values()]
         try:
             await _first(self._load(), stopped, serving)
+            self._models.on_change = _settle
+            _settle()
             if not stopped.is_set():
                 await started(addresses)
                 await _first(stopped.wait(), stopped, serving)
         finally:
             self._stopping = True
+            self._models.on_change = gc.unfreeze
             await self._drain(list(runners.values()), serving, grpc.stop)
         for task in serving:
             if task.done():
@@ -314,6 +326,16 @@ class Server:
         await stop_grpc(grace_s)
         await asyncio.wait(serving, timeout=grace_s + 1)
         await self.stop()
+
+
+def _settle() -> None:
+    """Keep the garbage collector from what is loaded, after freeing what was unloaded.
+
+    To look through it, again and again, was measured to stop the server for 80 ms each time.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _construct(

@@ -55,6 +55,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "uvicorn", "hypercorn"],
         Meta(description="Who runs the REST API: uvicorn (HTTP/1.1, auto) or hypercorn (HTTP/2)."),
     ] = "auto"
+    mlserver_metrics: Annotated[
+        bool, Meta(description="Give the metrics by MLServer's names, too.")
+    ] = False
     workers: Annotated[
         int, Meta(ge=1, description="Server processes on the same ports; only 1 for now.")
     ] = 1
@@ -182,21 +185,80 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Outputs in the metadata, instead of what the runtime derives."),
     ] = []
     scheduler: Annotated[
-        Literal["auto", "direct", "thread"],
+        Literal["auto", "direct", "thread", "process"],
         Meta(
-            description="Where infer runs: on the event loop (direct) or in a thread. auto: "
-            "coroutines on the loop, all else in a thread."
+            description="Where infer runs: on the event loop (direct), in threads, or in a process "
+            "of its own. auto: coroutines on the loop; runtimes whose rows are independent there "
+            "or in a thread, by their measured cost; all else in threads."
         ),
     ] = "auto"
     max_queue: Annotated[
         int, Meta(ge=1, description="Most requests held, waiting and running; 429 above.")
     ] = 1000
     max_batch_size: Annotated[
-        int, Meta(ge=0, description="Largest batch, in requests; has no effect yet.")
+        int,
+        Meta(
+            ge=0,
+            description="Most requests merged into one call, for runtimes whose rows are "
+            "independent; 1 merges none, 0 sets no bound.",
+        ),
     ] = 0
+    max_batch_rows: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most rows merged into one call; one request may have more. 0 sets no "
+            "bound.",
+        ),
+    ] = 8192
     max_batch_time: Annotated[
-        float, Meta(ge=0, description="Longest wait for company, in seconds; has no effect yet.")
+        float,
+        Meta(
+            ge=0,
+            description="How long a request waits for others to be merged with, in seconds. 0: it "
+            "never waits, and is merged with those that wait already.",
+        ),
     ] = 0.0
+    max_concurrency: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most calls of infer at the same time. 0: one; the cores' number for a "
+            "runtime that gains by threads and whose rows are not merged; no bound for coroutines.",
+        ),
+    ] = 0
+    max_infer_time: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Longest call of infer, in seconds: its callers get 504, and the model is "
+            "not ready until it returns. 0 sets no bound.",
+        ),
+    ] = 300.0
+    priority_levels: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Levels of the request parameter 'priority', of which 1 goes first; 0: it "
+            "has no effect.",
+        ),
+    ] = 0
+    default_priority_level: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Level of requests that name none, or none that there is; 0: the last.",
+        ),
+    ] = 0
+    threads: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Threads of the framework's own pools for one call. 0: the cores divided "
+            "by the workers.",
+        ),
+    ] = 0
     cache_enabled: Annotated[bool, Meta(description="MLServer's; has no effect yet.")] = False
     parallel_workers: Annotated[
         int | None, Meta(description="MLServer's, deprecated there; has no effect.")
@@ -235,7 +297,7 @@ _MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
     "model_repository_implementation_args": "the repository can't be replaced yet",
     "server_version": "the server's metadata tells the installed version",
     "extensions": "the server's metadata lists what it serves",
-    "metrics_rest_server_prefix": "the metrics have one set of names",
+    "metrics_rest_server_prefix": "REST requests are counted by model, not by path",
     "metrics_dir": "the metrics need no folder",
     "logging_settings": "logging is set by log_level and log_format",
     "kafka_enabled": _NO_KAFKA,

@@ -5,9 +5,10 @@ A command's module is imported when it runs: listing plugins needs no web server
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -170,6 +171,195 @@ def infer(url: str, **options: Any) -> None:  # noqa: ANN401  click's
     from jackfield._cli.infer import infer_once
 
     sys.exit(infer_once(url, **options))
+
+
+def _time(context: click.Context, option: click.Parameter, value: str) -> float:
+    """Read a time as ``5``, ``500ms``, ``5s`` or ``2m``; gives seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|)", value)
+    if found is None:
+        message = f"expected a time like 5s, 500ms or 2m, found '{value}'"
+        raise click.BadParameter(message)
+    return float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}[found[2]]
+
+
+def _length(context: click.Context, option: click.Parameter, value: str) -> float:
+    """Read a time above 0."""
+    if not (seconds := _time(context, option, value)):
+        message = f"expected a time above 0, found '{value}'"
+        raise click.BadParameter(message)
+    return seconds
+
+
+def _numbers(value: str, what: str, *, is_whole: bool = False) -> tuple[float, ...]:
+    """Split numbers above 0, with commas between."""
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        numbers = tuple(float(int(part)) if is_whole else float(part) for part in parts)
+    except ValueError:
+        numbers = ()
+    if not all(0 < number < float("inf") for number in numbers) or len(numbers) != len(parts):
+        message = f"expected {what}, found '{value}'"
+        raise click.BadParameter(message)
+    return numbers
+
+
+def _connections(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    numbers = _numbers(value, "numbers of 1 or more, with commas between", is_whole=True)
+    return tuple(int(number) for number in numbers)
+
+
+def _rates(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...] | None:
+    """Give the rates; None for a sweep."""
+    if value == "sweep":
+        return None
+    return _numbers(value, "'sweep', or rates above 0 with commas between")
+
+
+def _plot(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value and Path(value).suffix.lower() not in (".png", ".svg", ".pdf"):
+        message = f"expected FILE.png, .svg or .pdf, found '{value}'; --plot alone goes last"
+        raise click.BadParameter(message)
+    return value
+
+
+@cli.command()
+@click.argument("url")
+@click.argument("model")
+@click.option("--version", default="", help="Its version.  [default: the server's choice]")
+@click.option(
+    "--connections",
+    default="",
+    callback=_connections,
+    metavar="N,...",
+    help="Closed loop: so many callers, each waiting for its answer.  [default: 1,16,64 if no "
+    "--rate is given]",
+)
+@click.option(
+    "--rate",
+    "rates",
+    default="",
+    callback=_rates,
+    metavar="R,...|sweep",
+    help="Open loop: so many requests per second, whether or not the server keeps up; sweep finds "
+    "the peak by a closed loop and takes 10 to 90 % of it.",
+)
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "constant"]),
+    default="poisson",
+    show_default=True,
+    help="Gaps between the requests of a rate.",
+)
+@click.option(
+    "--max-outstanding",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Most requests of a rate without an answer; those beyond are dropped, and counted.",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    callback=_length,
+    metavar="TIME",
+    default="5s",
+    show_default=True,
+    help="Of each load.",
+)
+@click.option(
+    "--warm-up",
+    "warm_up_s",
+    callback=_time,
+    metavar="TIME",
+    default="1s",
+    show_default=True,
+    help="The same load before, not counted.",
+)
+@click.option(
+    "--compare",
+    "others",
+    multiple=True,
+    metavar="URL",
+    help="Another server with the model, measured in turns; several are allowed.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Times to repeat all loads.  [default: 1; 3 with --compare]",
+)
+@click.option(
+    "--request",
+    type=click.File("rb"),
+    help="File of a JSON inference request, or of one with binary tensors behind; - reads the "
+    "standard input.  [default: made of the model's metadata]",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Rows of a request that is made.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of random values and arrivals."
+)
+@click.option("--binary", "is_binary", is_flag=True, help="Binary tensors over HTTP, not JSON.")
+@click.option("--check", "is_checked", is_flag=True, help="Compare all answers with the first.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Generators, each in a process of its own, that share the load.",
+)
+@click.option(
+    "--header", "headers", multiple=True, callback=_headers, help="NAME: VALUE of every request."
+)
+@click.option("--timeout-s", default=30.0, show_default=True, help="Longest wait for an answer.")
+@click.option(
+    "--plot",
+    "plot_to",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    callback=_plot,
+    metavar="[FILE]",
+    help="Draw latency by throughput: on the terminal, or into FILE.png (needs jackfield[bench]).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    url: str,
+    *,
+    others: tuple[str, ...],
+    connections: tuple[int, ...],
+    rates: tuple[float, ...] | None,
+    rounds: int | None,
+    request: IO[bytes] | None,
+    plot_to: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  click's
+) -> None:
+    """Measure how the server at URL, http:// or grpc://, answers for MODEL under load.
+
+    Closed loop (--connections): throughput, and latency at a number of callers. Open loop (--rate):
+    latency at a rate, counted from when each request was due. docs/bench.md says what the numbers
+    are, and when to trust them.
+    """
+    from jackfield._cli.bench import bench_servers
+    from jackfield._load.session import Settings
+
+    settings = Settings(
+        urls=[url, *others],
+        connections=connections or ((1, 16, 64) if rates == () else ()),
+        rates=rates or (),
+        is_sweep=rates is None,
+        rounds=rounds or (3 if others else 1),
+        request=request.read() if request else None,
+        **options,
+    )
+    path = Path(plot_to) if plot_to else None
+    sys.exit(bench_servers(settings, plot_to=path, has_plot=plot_to is not None, as_json=as_json))
 
 
 @cli.command()

@@ -26,6 +26,7 @@ from jackfield.settings import resolve_server_settings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from types import FrameType
 
     from jackfield.server import Addresses
     from jackfield.settings import Resolved
@@ -73,15 +74,33 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 async def _run(server: Server, resolved: Resolved) -> None:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    _stop_on_signals(stopped, resolved.settings.drain_timeout_s)
 
     async def announce(addresses: Addresses) -> None:
         await _announce(server, resolved, addresses)
 
     await server.run(stopped, announce)
     logger.info("stopped")
+
+
+def _stop_on_signals(stopped: asyncio.Event, grace_s: float) -> None:
+    """Stop on SIGINT and SIGTERM, even while a call of a runtime holds up the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        if not stopped.is_set():
+            logger.error("the event loop has not answered for %g s; leaving", grace_s)
+            os._exit(1)
+
+    # not the loop's own way, which a blocked loop never comes to
+    def stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stopped.set)
+        guard = threading.Timer(grace_s, leave)
+        guard.daemon = True
+        guard.start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def _leave_stuck_threads() -> None:

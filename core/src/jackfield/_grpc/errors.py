@@ -30,7 +30,7 @@ _MAX_DETAILS = 6000
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: JackfieldError) -> NoReturn:
     """End a call with the error's status and text."""
     metadata: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, CapacityError):
+    if isinstance(error, CapacityError) and error.fault is not Fault.DEADLINE:
         # clients that retry UNAVAILABLE at once would triple an overload
         wait = str(math.ceil(error.retry_after_s * 1000))
         metadata = (("grpc-retry-pushback-ms", wait),)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from jackfield._timing import server_timing
+
 if TYPE_CHECKING:
     import grpc.aio
 
-    from jackfield.messages import InferRequest, InferResponse
+    from jackfield.messages import InferRequest, InferResponse, Timing
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -42,3 +44,15 @@ def take_headers(response: InferResponse, context: Context) -> InferResponse:
             )
         )
     return msgspec.structs.replace(response, parameters=rest)
+
+
+def wants_timing(context: Context) -> bool:
+    """Tell whether the caller asks where the milliseconds went."""
+    metadata = context.invocation_metadata() or ()
+    return any(key == "want-server-timing" and value in ("1", "?1") for key, value in metadata)
+
+
+def send_timing(context: Context, timing: Timing, encode_ns: int) -> None:
+    """Tell it in the trailing metadata."""
+    given = tuple(context.trailing_metadata() or ())
+    context.set_trailing_metadata((*given, ("server-timing", server_timing(timing, encode_ns))))

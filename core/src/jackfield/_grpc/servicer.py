@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
+import msgspec
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from jackfield import __version__
 from jackfield._grpc.errors import abort
-from jackfield._grpc.metadata import take_headers, with_headers
+from jackfield._grpc.gate import Gate
+from jackfield._grpc.metadata import send_timing, take_headers, wants_timing, with_headers
 from jackfield._grpc.stream import stream_infer
 from jackfield._models import ModelState
 from jackfield._wire import extensions, proto
@@ -49,6 +51,7 @@ class Servicer:
         logs: LoggingSettings,
     ) -> None:
         self._models = models
+        self._gate = Gate(models.arrivals)
         self._settings = settings
         self._problem = problem
         self._regions = regions
@@ -73,15 +76,24 @@ class Servicer:
 
     async def ModelInfer(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         model = self._models.get(message.model_name, message.model_version)
+        if model.scheduler.is_quick:
+            await self._gate.enter()
         request, places = proto.decode_infer(message, perf_counter_ns(), regions=self._regions)
         if model.reads_headers:
             request = with_headers(request, context)
+        left_s = context.time_remaining()
+        if left_s is not None:
+            deadline = perf_counter_ns() + int(left_s * 1e9)
+            request = msgspec.structs.replace(request, deadline_ns=deadline)
         response = await model.infer(request)
-        computed = perf_counter_ns()
+        computed, timing = perf_counter_ns(), response.timing
         if "headers" in response.parameters:
             response = take_headers(response, context)
         answer = proto.encode_infer(response, places)
-        model.statistics.encoded(request, computed)
+        if timing is not None:
+            encode_ns = model.statistics.encoded(computed, timing.rows)
+            if wants_timing(context):
+                send_timing(context, timing, encode_ns)
         return answer
 
     async def ModelStreamInfer(

@@ -17,7 +17,12 @@ from starlette.routing import Route
 
 from jackfield._http.controls import Controls
 from jackfield._http.docs import Docs
-from jackfield._http.errors import answer_bug, answer_http_error, answer_jackfield_error
+from jackfield._http.errors import (
+    answer_bug,
+    answer_error,
+    answer_http_error,
+    answer_jackfield_error,
+)
 from jackfield._http.infer import Generate, Infer, Stream
 from jackfield._http.management import Management
 from jackfield._http.model_routes import ModelRoutes
@@ -58,10 +63,13 @@ def create_app(
     middleware = []
     if cors is not None:
         middleware.append(Middleware(CORSMiddleware, **cors.arguments()))
+    infer = Infer(models, settings, regions)
     return _App(
         ModelRoutes(models, settings),
+        models,
+        infer,
         routes=[
-            *_routes(models, settings, problem, regions),
+            *_routes(models, settings, problem, regions, infer),
             *_control_routes(Controls(models, settings, regions=regions, logs=logs)),
         ],
         middleware=middleware,
@@ -75,14 +83,30 @@ def create_app(
 
 
 class _App(Starlette):
-    """Starlette without its outermost layer.
+    """Starlette without its outermost layer, and with a short way to inference.
 
-    That raises what nobody foresaw again after answering it, whereupon uvicorn ends the connection.
-    And a slash at the end of a path is passed over: Litestar adds one to whatever it mounts.
+    That layer raises what nobody foresaw again after answering it, whereupon uvicorn ends the
+    connection. And a slash at the end of a path is passed over: Litestar adds one to whatever it
+    mounts.
+
+    Args:
+        model_routes: Answers the paths that are a model's own.
+        models: What is served: the paths of inference need no router.
+        infer: Answers them.
+        given: Starlette's arguments.
     """
 
-    def __init__(self, model_routes: ModelRoutes, **given: Any) -> None:  # noqa: ANN401  Starlette's
+    def __init__(
+        self,
+        model_routes: ModelRoutes,
+        models: Models,
+        infer: Infer,
+        **given: Any,  # noqa: ANN401  Starlette's
+    ) -> None:
         super().__init__(**given)
+        self._paths = models.paths
+        self._arrivals = models.arrivals
+        self._infer = infer
         self.router.redirect_slashes = False
         self._answer_no_http = self.router.default
         self._model_routes = model_routes
@@ -98,18 +122,35 @@ class _App(Starlette):
             await self._answer_no_http(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        self._others = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        app: ASGIApp = self._find
         for wrap, args, kwargs in reversed(self.user_middleware):
             app = wrap(app, *args, **kwargs)
         return app
 
+    async def _find(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._arrivals.come()
+        if scope["type"] == "http" and scope["method"] == "POST":
+            model = self._paths.get(scope["path"])
+            if model is not None:
+                try:
+                    await self._infer.answer(model, scope, receive, send)
+                except Exception as error:  # noqa: BLE001  told apart there, as the router's are
+                    await answer_error(error, scope, receive, send)
+                return
+        await self._others(scope, receive, send)
+
 
 def _routes(
-    models: Models, settings: ServerSettings, problem: Callable[[], str], regions: Regions
+    models: Models,
+    settings: ServerSettings,
+    problem: Callable[[], str],
+    regions: Regions,
+    infer: Infer,
 ) -> Iterator[Route]:
     """Yield the routes, the one that most requests take first."""
     management = Management(models, settings, problem)
-    infer, stream = Infer(models, settings, regions), Stream(models, settings, regions)
+    stream = Stream(models, settings, regions)
     generate = Generate(models, settings, regions)
     docs = Docs(models, settings)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):

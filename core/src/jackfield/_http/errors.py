@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from jackfield.errors import CapacityError, Fault, JackfieldError
@@ -15,8 +16,7 @@ from jackfield.errors import CapacityError, Fault, JackfieldError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.requests import Request
-    from starlette.types import Scope
+    from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger("jackfield")
 
@@ -48,7 +48,7 @@ async def answer_jackfield_error(request: Request, error: Exception) -> Response
     if not isinstance(error, JackfieldError):
         raise error
     headers = {}
-    if isinstance(error, CapacityError):
+    if isinstance(error, CapacityError) and error.fault is not Fault.DEADLINE:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return error_response(STATUS[error.fault], str(error), headers)
 
@@ -71,6 +71,17 @@ def _api(scope: Scope) -> str:
     """Find where the API starts for this caller: below a mount, or behind a proxy's path."""
     root = scope.get("root_path", "")
     return f"{root}/v2" if scope["path"].startswith(f"{root}/") else "/v2"
+
+
+async def answer_error(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer whatever a request ended in, before anything was sent."""
+    answer = answer_bug
+    if isinstance(error, JackfieldError):
+        answer = answer_jackfield_error
+    elif isinstance(error, HTTPException):
+        answer = answer_http_error
+    response = await answer(Request(scope), error)
+    await response(scope, receive, send)
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

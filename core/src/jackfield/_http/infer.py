@@ -16,13 +16,14 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from jackfield._http.body import choose_encoding, read_body, send_body
+from jackfield._timing import server_timing
 from jackfield._wire import generate, json
 from jackfield._wire.json import ResponseForm
 from jackfield._wire.raw_request import decode_raw_request
 from jackfield.errors import InvalidRequestError, JackfieldError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
@@ -48,44 +49,76 @@ class _Headers(NamedTuple):
     accept_encoding: bytes
     #: Length of the JSON text before binary tensors; None for a body that is JSON alone.
     json_length: int | None
+    #: Nanoseconds that the caller waits; 0 if it doesn't say.
+    timeout_ns: int
+    wants_timing: bool
+
+
+#: The caller's time, in milliseconds: ours, and what a service mesh tells whom it calls.
+_TIMEOUTS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
+_READ = frozenset(
+    [
+        b"content-type",
+        b"content-length",
+        b"inference-header-content-length",
+        b"content-encoding",
+        b"accept-encoding",
+        b"want-server-timing",
+        *_TIMEOUTS,
+    ]
+)
 
 
 def _read_headers(scope: Scope) -> _Headers:
     content_length, encoding, accept_encoding, json_length = 0, b"", b"", None
-    media_type = b""
+    media_type, timeout_ns, wants_timing = b"", 0, False
     for key, value in scope["headers"]:
+        if key not in _READ:
+            continue
         if key == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
+            media_type = value
         elif key == b"content-length":
             content_length = int(value)
         elif key == b"inference-header-content-length":
-            json_length = _json_length(value)
+            json_length = _number(key, value)
         elif key == b"content-encoding":
             encoding = value
         elif key == b"accept-encoding":
             accept_encoding = choose_encoding(value)
+        elif key == b"want-server-timing":
+            wants_timing = value in (b"1", b"?1")
+        else:
+            timeout_ns = _shorter(timeout_ns, _number(key, value) * 1_000_000)
     if json_length is None and media_type not in _JSON_TYPES:
-        _refuse_media_type(media_type)
-    return _Headers(content_length, encoding, accept_encoding, json_length)
+        _check_media_type(media_type)
+    return _Headers(
+        content_length, encoding, accept_encoding, json_length, timeout_ns, wants_timing
+    )
+
+
+def _shorter(first: int, second: int) -> int:
+    """Get the shorter of two times, of which 0 stands for none."""
+    return min(first, second) if first and second else first or second
 
 
 #: No body has a length of more digits; Python refuses to read some thousands of them.
 _LONGEST_LENGTH = 20
 
 
-def _json_length(value: bytes) -> int:
+def _number(name: bytes, value: bytes) -> int:
     if not value.isdigit() or len(value) > _LONGEST_LENGTH:
         raise InvalidRequestError(
-            "Inference-Header-Content-Length",
+            name.decode().title(),
             expected="an integer of 0 or more",
             found=repr(value[: 2 * _LONGEST_LENGTH].decode("latin1")),
         )
     return int(value)
 
 
-def _refuse_media_type(media_type: bytes) -> None:
+def _check_media_type(value: bytes) -> None:
     """Take JSON's relatives; a request without a content type never comes here."""
-    if not media_type.endswith(b"+json"):
+    media_type = value.partition(b";")[0].strip().lower()
+    if media_type not in _JSON_TYPES and not media_type.endswith(b"+json"):
         raise HTTPException(
             415, f"content type: expected application/json, found {media_type.decode('latin1')}"
         )
@@ -120,6 +153,9 @@ class _Endpoint:
         request, encode = _decode_either(body, model, headers, self._regions)
         if model.reads_headers:
             request = _with_headers(request, scope)
+        if headers.timeout_ns:
+            deadline = request.received_ns + headers.timeout_ns
+            request = msgspec.structs.replace(request, deadline_ns=deadline)
         return _Either(model, request, encode, headers)
 
 
@@ -127,10 +163,13 @@ class Infer(_Endpoint):
     """Answers inference requests: body -> request -> model -> response -> body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request that the router found the way for."""
         path = scope["path_params"]
-        name = path["model"]
-        model = self._models.get(name, path.get("version", ""))
+        model = self._models.get(path["model"], path.get("version", ""))
+        await self.answer(model, scope, receive, send)
+
+    async def answer(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request to a model."""
         headers = _read_headers(scope)
         body = await read_body(
             receive, self._max_body_bytes, headers.content_length, headers.encoding
@@ -140,17 +179,29 @@ class Infer(_Endpoint):
             request, form = decode_raw_request(body, model.metadata, received)
         else:
             request, form = json.decode_infer(
-                body, name, headers.json_length, received, regions=self._regions
+                body, model.name, headers.json_length, received, regions=self._regions
             )
         if model.reads_headers:
             request = _with_headers(request, scope)
-        response = await model.infer(request)
-        computed = perf_counter_ns()
+        if headers.timeout_ns:
+            deadline = received + headers.timeout_ns
+            request = msgspec.structs.replace(request, deadline_ns=deadline)
+        if model.scheduler.is_quick:
+            response = await model.infer(request)
+        elif (found := await _while_connected(model.infer(request), receive)) is not None:
+            response = found
+        else:
+            return
+        computed, timing = perf_counter_ns(), response.timing
         extra: list[tuple[bytes, bytes]] = []
         if "headers" in response.parameters:
             response, extra = _take_headers(response)
         payload, json_length = json.encode_infer(response, form)
-        model.statistics.encoded(request, computed)
+        if timing is not None:
+            encode_ns = model.statistics.encoded(computed, timing.rows)
+            if headers.wants_timing:
+                value = server_timing(timing, encode_ns)
+                extra.append((b"server-timing", value.encode()))
         if json_length:
             length = (b"inference-header-content-length", str(json_length).encode())
             extra += (_BINARY, length)
@@ -166,8 +217,10 @@ class Generate(_Endpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         model, request, encode, headers = await self._read_either(scope, receive)
-        response = await model.infer(request)
-        response, extra = _take_headers(response)
+        found = await _while_connected(model.infer(request), receive)
+        if found is None:
+            return
+        response, extra = _take_headers(found)
         encoding = headers.accept_encoding if self._compresses else b""
         await send_body(send, encode(response), [*extra, _JSON], encoding=encoding)
 
@@ -232,9 +285,36 @@ async def _send_event(send: Send, payload: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
+async def _while_connected(
+    answer: Coroutine[None, None, InferResponse], receive: Receive
+) -> InferResponse | None:
+    """Wait for an answer; a caller who leaves takes its request along, and None is what remains."""
+    waiting = asyncio.current_task()
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        await _disconnected(receive)
+        has_left = True
+        if waiting is not None:
+            waiting.cancel()
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        # the server's own reasons to cancel go before
+        if not has_left or waiting is None or waiting.uncancel():
+            raise
+        return None
+    finally:
+        watching.cancel()
+
+
 async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Wait until the caller leaves; for ever if the server doesn't tell."""
+    if (await receive())["type"] != "http.disconnect":
+        await asyncio.get_running_loop().create_future()
 
 
 def _decode_either(

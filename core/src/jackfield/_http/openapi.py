@@ -61,7 +61,7 @@ class Operation(NamedTuple):
     answers_unready: bool = False
 
 
-_COMPUTE = (400, 404, 413, 415, 429, 500, 503)
+_COMPUTE = (400, 404, 413, 415, 429, 500, 503, 504)
 _READ = (404, 503)
 _NO_BINARY = "Either the protocol's form, or Triton's flat one, whose keys are the inputs' names."
 _STREAMS = (
@@ -337,6 +337,11 @@ _ERRORS = {
         "NotReady",
         "The model is loading, unloading or failed to load.",
         "model 'iris' is not ready: loading",
+    ),
+    504: _Error(
+        "DeadlineExceeded",
+        "The time that the caller gave is over, or the longest that a call may take.",
+        "model 'iris' did not answer within 0.25 s",
     ),
 }
 #: Statuses that tell when to come back.

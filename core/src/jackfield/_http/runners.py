@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from jackfield._scheduling import Arrivals
     from jackfield.settings import ServerSettings
 
 
@@ -32,18 +33,47 @@ class Runner(Protocol):
         """Take no new connection, and let `serve` return."""
 
 
-def create_runner(app: ASGIApp, listener: socket.socket, settings: ServerSettings) -> Runner:
-    """Make the runner that `http_server` names; its package is imported here."""
+def create_runner(
+    app: ASGIApp,
+    listener: socket.socket,
+    settings: ServerSettings,
+    arrivals: Arrivals | None = None,
+) -> Runner:
+    """Make the runner that `http_server` names; its package is imported here.
+
+    Args:
+        app: What it runs.
+        listener: Where it listens.
+        settings: Limits and times.
+        arrivals: Is told of requests before the app gets them, where the runner can.
+    """
     if settings.http_server == "hypercorn":
         return HypercornRunner(app, listener, settings)
-    return UvicornRunner(app, listener, settings)
+    return UvicornRunner(app, listener, settings, arrivals)
 
 
 class UvicornRunner:
     """HTTP/1.1 by uvicorn with httptools."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        settings: ServerSettings,
+        arrivals: Arrivals | None = None,
+    ) -> None:
         import uvicorn
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+        class Announcing(HttpToolsProtocol):
+            def on_headers_complete(self) -> None:
+                """Tell of the request, whose task will run later in this turn of the loop."""
+                super().on_headers_complete()
+                if arrivals is not None and not self.pipeline:
+                    arrivals.announce()
+
+        if arrivals is not None:
+            arrivals.are_told = True
 
         class Server(uvicorn.Server):
             @contextlib.contextmanager
@@ -55,7 +85,7 @@ class UvicornRunner:
         self._server = Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Announcing if arrivals is not None else "httptools",
                 ws="none",
                 proxy_headers=False,
                 lifespan="off",

@@ -1,64 +1,113 @@
-"""How requests reach a runtime: one signature, chosen once, when the model loads."""
+"""How requests reach a runtime: a queue, batches, and where they run; chosen when a model loads."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from jackfield._scheduling.direct import DirectScheduler
+from jackfield._scheduling.arrivals import Arrivals
+from jackfield._scheduling.batcher import NEVER
 from jackfield._scheduling.execution import Execution
+from jackfield._scheduling.merge import Merger
+from jackfield._scheduling.plain import PlainScheduler
+from jackfield._scheduling.scheduler import Call, Scheduler
 from jackfield._scheduling.stream import iterate_async, iterate_in_thread
-from jackfield._scheduling.thread import ThreadScheduler
+from jackfield._scheduling.task import TaskScheduler
+from jackfield._threads import ThreadBound, available_cores
 from jackfield.errors import ModelLoadError
 from jackfield.messages import InferRequest, InferResponse
 
+__all__ = [
+    "NEVER",
+    "Arrivals",
+    "Call",
+    "Execution",
+    "Scheduler",
+    "choose_scheduler",
+    "choose_stream",
+]
+
 if TYPE_CHECKING:
+    from jackfield._statistics import ModelStatistics
+    from jackfield.messages import ModelMetadata
     from jackfield.runtime import Capabilities, Runtime
     from jackfield.settings import ModelSettings
 
-Infer: TypeAlias = Callable[[InferRequest], Awaitable[Execution]]
+logger = logging.getLogger("jackfield")
+
 Stream: TypeAlias = Callable[[InferRequest], AsyncGenerator[InferResponse, None]]
 
-
-class Scheduler(Protocol):
-    """Runs a runtime's `infer`; owned by one model."""
-
-    @property
-    def infer(self) -> Infer:
-        """What is called for each request."""
-
-    async def drain(self) -> None:
-        """Wait for what still runs although its caller has gone."""
-
-    def close(self) -> None:
-        """Free threads; requests that still wait are not run."""
+#: As many coroutines as come: each only waits.
+_UNBOUNDED = 2**31
 
 
 def choose_scheduler(
-    runtime: Runtime, capabilities: Capabilities, settings: ModelSettings
+    name: str,
+    runtime: Runtime,
+    capabilities: Capabilities,
+    settings: ModelSettings,
+    metadata: ModelMetadata,
+    *,
+    statistics: ModelStatistics,
+    arrivals: Arrivals,
+    bound: ThreadBound | None,
 ) -> Scheduler:
     """Choose for one model.
 
     Raises:
-        ModelLoadError: The setting contradicts the runtime.
+        ModelLoadError: The settings contradict the runtime.
     """
+    slots, levels = settings.max_concurrency, settings.priority_levels
+    if levels and settings.default_priority_level > levels:
+        problem = f"default_priority_level is {settings.default_priority_level}, of {levels} levels"
+        raise ModelLoadError(problem)
+    gains = capabilities.thread_safe and capabilities.releases_gil
+    merger = Merger(name, metadata, is_row_wise=capabilities.row_wise)
+    if capabilities.row_wise and not merger.is_row_wise:
+        logger.info(
+            "model '%s': its requests are not merged, since its metadata give an output a fixed "
+            "first dimension; -1 stands for the rows",
+            name,
+        )
     if inspect.iscoroutinefunction(runtime.infer):
         if settings.scheduler == "thread":
             problem = "scheduler 'thread' does not fit: its infer is a coroutine function"
             raise ModelLoadError(problem)
-        return DirectScheduler(runtime.infer)
-    infer = cast("Callable[[InferRequest], InferResponse]", runtime.infer)
-    if settings.scheduler == "direct":
-        return DirectScheduler.of_plain(infer)
-    return ThreadScheduler(infer, capabilities)
+        if settings.scheduler == "process":
+            slots = slots or (available_cores() if gains else 1)
+        return TaskScheduler(
+            runtime.infer,
+            name,
+            settings,
+            slots=slots or _UNBOUNDED,
+            merger=merger,
+            statistics=statistics,
+            arrivals=arrivals,
+        )
+    if slots > 1 and not capabilities.thread_safe:
+        problem = f"max_concurrency is {slots}, and its infer may not run in several threads"
+        raise ModelLoadError(problem)
+    # several threads were measured to be slower than one where the GIL is held; and rows that
+    # wait for one thread come together in a batch
+    return PlainScheduler(
+        cast("Callable[[InferRequest], InferResponse]", runtime.infer),
+        name,
+        settings,
+        slots=slots or (available_cores() if gains and not capabilities.row_wise else 1),
+        merger=merger,
+        statistics=statistics,
+        arrivals=arrivals,
+        bound=bound,
+    )
 
 
-def choose_stream(runtime: Runtime) -> Stream | None:
+def choose_stream(runtime: Runtime, bound: ThreadBound | None = None) -> Stream | None:
     """Find how a runtime's `stream` is iterated; None for a runtime that has none."""
     stream = getattr(runtime, "stream", None)
     if stream is None:
         return None
-    return (
-        iterate_async(stream) if inspect.isasyncgenfunction(stream) else iterate_in_thread(stream)
-    )
+    if inspect.isasyncgenfunction(stream):
+        return iterate_async(stream)
+    return iterate_in_thread(stream, bound)

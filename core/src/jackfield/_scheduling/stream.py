@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
+    from jackfield._threads import ThreadBound
     from jackfield.messages import InferRequest, InferResponse
 
 
@@ -19,7 +20,7 @@ def iterate_async(
 
 
 def iterate_in_thread(
-    stream: Callable[[InferRequest], Iterable[InferResponse]],
+    stream: Callable[[InferRequest], Iterable[InferResponse]], bound: ThreadBound | None
 ) -> Callable[[InferRequest], AsyncGenerator[InferResponse, None]]:
     """Step through a plain generator in threads, one step at a time.
 
@@ -31,7 +32,7 @@ def iterate_in_thread(
         responses: Iterator[InferResponse] = iter(stream(request))
         try:
             while True:
-                step = loop.run_in_executor(None, next, responses, None)
+                step = loop.run_in_executor(None, _step, responses, bound)
                 try:
                     response = await asyncio.shield(step)
                 except asyncio.CancelledError:
@@ -46,3 +47,9 @@ def iterate_in_thread(
                 await loop.run_in_executor(None, close)
 
     return iterate
+
+
+def _step(responses: Iterator[InferResponse], bound: ThreadBound | None) -> InferResponse | None:
+    if bound is not None:
+        bound.apply()
+    return next(responses, None)

@@ -9,12 +9,12 @@ Source: Triton's generate extension.
 from __future__ import annotations
 
 import math
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jackfield._wire import json
+from jackfield._wire.ids import make_id
 from jackfield._wire.raw import MAX_DIMENSIONS
 from jackfield.errors import InvalidRequestError
 from jackfield.messages import InferRequest
@@ -84,7 +84,7 @@ def decode(body: bytes, metadata: ModelMetadata, received_ns: int = 0) -> InferR
         )
     parameters = {**parameters, **fields}
     json.refuse_unsendable(parameters, "parameters", model)
-    return InferRequest(inputs, (), parameters, given_id or str(uuid.uuid4()), received_ns)
+    return InferRequest(inputs, (), parameters, given_id or make_id(), received_ns)
 
 
 def _decode_input(tensor: TensorMetadata, value: object, model: str) -> Tensor:

@@ -17,7 +17,6 @@ import functools
 import math
 import re
 import threading
-import uuid
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -29,6 +28,7 @@ from msgspec import Meta, Raw, Struct
 
 from jackfield._shared_memory import OFF
 from jackfield._validation import explain
+from jackfield._wire.ids import make_id
 from jackfield._wire.raw import check_shape, decode_raw, encode_raw
 from jackfield._wire.shared import (
     NO_PLACES,
@@ -197,7 +197,7 @@ def decode_infer(
     said = [each.parameters for each in inputs] + [each.parameters for each in outputs]
     if parameters or any(said):
         _refuse_unsendable(parameters, inputs, outputs, model)
-    given_id = request.id or str(uuid.uuid4())
+    given_id = request.id or make_id()
     return InferRequest(inputs, outputs, parameters, given_id, received_ns), form
 
 

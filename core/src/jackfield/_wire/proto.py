@@ -8,7 +8,6 @@ Source: Open Inference Protocol v2, "GRPC"; Triton's `ModelInferRequest`.
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +15,7 @@ import numpy as np
 
 from jackfield._shared_memory import OFF
 from jackfield._wire.descriptors import InferParameter, ModelInferRequest, ModelInferResponse
+from jackfield._wire.ids import make_id
 from jackfield._wire.raw import check_shape, decode_raw, encode_raw
 from jackfield._wire.shared import (
     NO_PLACES,
@@ -137,7 +137,7 @@ def decode_infer(
     if message.outputs:
         outputs, places = _decode_outputs(message, regions)
     parameters = decode_parameters(message.parameters)
-    given_id = message.id or str(uuid.uuid4())
+    given_id = message.id or make_id()
     return InferRequest(tensors, outputs, parameters, given_id, received_ns), places
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import struct
-import uuid
 from typing import TYPE_CHECKING
 
+from jackfield._wire.ids import make_id
 from jackfield._wire.json import ResponseForm
 from jackfield._wire.raw import decode_raw
 from jackfield.errors import InvalidRequestError
@@ -59,7 +59,7 @@ def decode_raw_request(
         shape = [rows if size < 0 else size for size in given.shape]
     array = decode_raw(body, given.datatype, shape, field="body", model=model)
     request = InferRequest(
-        [Tensor(given.name, given.datatype, array)], (), {}, str(uuid.uuid4()), received_ns
+        [Tensor(given.name, given.datatype, array)], (), {}, make_id(), received_ns
     )
     return request, _ALL_BINARY
 

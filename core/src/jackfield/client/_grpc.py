@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -190,7 +191,7 @@ def failure(
         return NoAnswerError(url, details, was_sent=False)
     if wait_s is not None or code is Code.UNAVAILABLE:
         return RemoteCapacityError(code.name, text, retry_after_s=wait_s or 0.0)
-    if code is Code.DEADLINE_EXCEEDED:
+    if code is Code.DEADLINE_EXCEEDED and not math.isinf(timeout_s):
         return CallTimeoutError(url, timeout_s=timeout_s)
     if code in _NOT_FOUND:
         return RemoteNotFoundError(code.name, text)
