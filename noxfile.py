@@ -192,8 +192,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure beside MLServer and a hand-written app; needs wrk."""
-    session.install("msgspec", "rich")
+    """Measure beside the floor, MLServer and other servers; better with wrk."""
     session.run("python", "benchmarks/run.py", *session.posargs)
 
 

@@ -7,26 +7,18 @@ beside them. See README.md for how to read the result.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
+import peers
 import report
 import run
-from servers import (
-    ENVIRONMENTS_FOLDER,
-    HOST,
-    JACKFIELD,
-    Environment,
-    Launch,
-    Peer,
-    infer_body,
-    note,
-    prepare,
-    stop_on_sigterm,
-)
+from cases import Case, Run, by_connections, rounds, started
+from environments import Environment
+from peers import JACKFIELD, Command
+from sections import case_sections
+from servers import HOST, Launch, Peer, stop_on_sigterm
 
 FASTAPI = Environment("fastapi", (*JACKFIELD.requirements, "fastapi"), JACKFIELD.checkout)
 
@@ -53,60 +45,54 @@ app.mount("/", server)
 """
 
 
-def _uvicorn_command(launch: Launch, code: str) -> list[str | Path]:
-    (launch.folder / "app.py").write_text(code.format(model=str(launch.model)))
+def _uvicorn_command(launch: Launch, code: str) -> Command:
+    (launch.folder / "app.py").write_text(code.format(model=str(launch.model.file)))
     address = [f"--host={HOST}", f"--port={launch.ports.http}"]
     options = ["--no-access-log", "--http=httptools", "--loop=uvloop"]
     return [launch.scripts / "python", "-m", "uvicorn", "app:app", *address, *options]
 
 
-def _serve_command(launch: Launch) -> list[str | Path]:
-    ports = [f"--{name}-port={port}" for name, port in launch.ports._asdict().items()]
-    jackfield = launch.scripts / "jackfield"
-    return [jackfield, "serve", launch.model, "--name", "iris", "--host", HOST, *ports]
+def _measure(run: Run, case: str) -> None:
+    with started(run, case, CASE.peers, "iris") as servers:
+        rounds(run, case, servers, by_connections(run))
 
 
-PEERS = {
-    peer.name: peer
-    for peer in (
-        Peer("serve", FASTAPI, _serve_command),
+CASE = Case(
+    "embedding",
+    "Mounted in FastAPI and alone",
+    "One-row requests over HTTP in closed loops; `serve` is `jackfield serve`.",
+    _measure,
+    (
+        peers.PEERS["jackfield"]._replace(name="serve", environment=FASTAPI),
         Peer("alone", FASTAPI, lambda launch: _uvicorn_command(launch, ALONE)),
         Peer("mounted", FASTAPI, lambda launch: _uvicorn_command(launch, MOUNTED)),
-    )
-}
-#: With whom the others are compared.
-REFERENCES = ("alone",)
+    ),
+    ("alone",),
+)
 
 
 def main() -> int:
     """Run the comparison; 0 if every server was measured without a failed request, else 1."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     run.add_load_arguments(parser)
-    parser.add_argument("--envs", type=Path, default=ENVIRONMENTS_FOLDER, metavar="FOLDER")
+    peers.add_arguments(parser)
     report.add_arguments(parser, "benchmarks/EMBEDDING.md")
     arguments = parser.parse_args()
-    arguments.only = list(PEERS.values())
-    executable = shutil.which("wrk")
-    if executable is None:
-        note("wrk is not installed; it is the Debian package `wrk` (apt-get install wrk)")
-        return 2
     stop_on_sigterm()
     facts = report.machine_facts()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        bench = prepare(arguments.only, arguments.envs, folder)
-        wrk = run.Wrk(executable, folder / "request.lua")
-        wrk.script.write_text(run.WRK_SCRIPT.format(body=infer_body(bench.answers.rows[0])))
-        measurements = run.measure_all(bench, wrk, arguments)
+        this = run.start_run(arguments, [*CASE.peers], Path(name))
+        facts |= run.load_facts(this)
+        _measure(this, CASE.name)
     report.publish(
         "Mounted in FastAPI and alone: one-row requests over HTTP",
-        run.sections(measurements, bench.failures, names=PEERS, references=REFERENCES),
+        [*report.failures_section(this.bench.failures), *case_sections(this, CASE)],
         facts=facts,
-        versions=bench.versions(),
-        raw={"measurements": list(map(asdict, measurements)), "failures": bench.failures},
+        versions=this.bench.versions(),
+        raw=run.raw(this),
         arguments=arguments,
     )
-    return 1 if bench.failures or any(each.load.n_errors for each in measurements) else 0
+    return run.status(this)
 
 
 if __name__ == "__main__":

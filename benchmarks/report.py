@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from servers import REPORTED_PACKAGES, note
+from environments import note
+from peers import REPORTED_PACKAGES
 
 
 def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:

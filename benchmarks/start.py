@@ -14,18 +14,12 @@ import time
 from pathlib import Path
 
 import report
-from servers import (
-    JACKFIELD,
-    Bench,
-    Peer,
-    ServerError,
-    add_arguments,
-    note,
-    prepare,
-    serve,
-    stop_on_sigterm,
-)
+from environments import ServerError, note
+from peers import FLOOR, JACKFIELD, PEERS, add_arguments, parse_peers
+from servers import Bench, Peer, prepare, serve, stop_on_sigterm
 
+#: Those that this has always shown; the others are started by name.
+DEFAULT = ("jackfield", "mlserver", "mlserver-inprocess", "floor")
 BARE = "bare Python"
 IMPORTS = {BARE: "pass", "import numpy": "import numpy", "import jackfield": "import jackfield"}
 LOAD_MODEL = "import sys, joblib, sklearn; joblib.load(sys.argv[1])"
@@ -40,7 +34,7 @@ def main() -> int:
     stop_on_sigterm()
     facts = report.machine_facts()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        bench = prepare(arguments.only, arguments.envs, Path(name))
+        bench = prepare(arguments.only, FLOOR, arguments.envs, Path(name))
         imports = _measure_imports(bench, arguments.imports)
         ready, loaded = _measure_starts(bench, arguments.only, arguments.rounds)
     report.publish(
@@ -67,6 +61,13 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--imports", type=int, default=20, help="fresh processes for each import")
     parser.add_argument("--rounds", type=int, default=5, help="starts of each server")
+    parser.add_argument(
+        "--only",
+        type=parse_peers,
+        default=[PEERS[name] for name in DEFAULT],
+        metavar="NAME,...",
+        help=f"start only these servers (default: {', '.join(DEFAULT)})",
+    )
     add_arguments(parser)
     report.add_arguments(parser, "benchmarks/START.md")
     return parser.parse_args()
@@ -105,9 +106,9 @@ def _measure_starts(bench: Bench, peers: list[Peer], rounds: int) -> tuple[Times
             try:
                 with serve(peer, bench) as server:
                     ready_s = server.ready_after_s
-                    server.check(bench.answers)
+                    server.check(peer.form)
                 python = bench.scripts[peer.environment.name] / "python"
-                loaded_s = _time_code(python, LOAD_MODEL, bench.model)
+                loaded_s = _time_code(python, LOAD_MODEL, bench.models["iris"].file)
             except ServerError as error:
                 bench.fail(peer.name, error)
                 continue
