@@ -255,8 +255,11 @@ def add_plugin(tmp_path, monkeypatch):
 def add_reader(add_plugin):
     """Install a plugin with one runtime that reads files; it answers the file's text."""
 
-    def add(name, *patterns, runtime=None, aliases=(), options=""):
-        formats = ", ".join(f"ArtifactFormat({pattern!r})" for pattern in patterns)
+    def add(name, *patterns, by_content=(), runtime=None, aliases=(), options=""):
+        formats = ", ".join(
+            f"ArtifactFormat({pattern!r}, by_content={pattern in by_content})"
+            for pattern in (*patterns, *by_content)
+        )
         code = READER.format(
             name=runtime or name,
             formats=formats,

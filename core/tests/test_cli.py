@@ -342,7 +342,9 @@ def test_plugins_as_json_are_for_programs(add_plugin, invoke):
     assert plugin["hooks"] == ["jackfield_runtimes"]
     [runtime] = plugin["runtimes"]
     assert runtime["name"] == "good"
-    assert runtime["artifacts"] == [{"pattern": "*.good", "executes_code": False}]
+    assert runtime["artifacts"] == [
+        {"pattern": "*.good", "executes_code": False, "by_content": False}
+    ]
     assert runtime["frameworks"]["nothing-of-this-name"] == "not installed"
 
 

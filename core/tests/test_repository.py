@@ -1,4 +1,6 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,173 @@ def test_a_file_that_two_runtimes_read_needs_a_decision(models_dir, scan, add_re
 )
 def test_a_file_that_nothing_reads_says_what_to_do(models_dir, scan, name, problem):
     assert problem in only(scan(write(models_dir / name))).problem
+
+
+# ---- artifacts whose name leaves it open ----
+
+XGBOOST = '{"learner": {}}'
+LIGHTGBM = "tree\nversion=v4\n"
+CATBOOST = '{"ctr_data": {}}'
+
+
+@pytest.fixture
+def boosters(add_reader):
+    """Install three runtimes whose files have the same names, as those of real ones."""
+    add_reader("x", "*.bst", by_content=["model.json", "*.json"], runtime="xgboost")
+    add_reader("l", "*.bst", by_content=["*.txt", "*.pkl"], runtime="lightgbm")
+    add_reader("s", "*.pkl", runtime="sklearn")
+    return ["x", "l", "s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "runtime"),
+    [
+        ("a.bst", XGBOOST, "xgboost"),
+        ("a.bst", LIGHTGBM, "lightgbm"),
+        ("a.json", XGBOOST, "xgboost"),
+        ("a.txt", LIGHTGBM, "lightgbm"),
+        ("a.pkl", "clightgbm.basic\nBooster\n.", "lightgbm"),
+        ("a.pkl", "csklearn.svm\nSVC\n.", "sklearn"),
+        # whose class nothing knows, and whose plugin does not read pickles here
+        ("a.pkl", "cmine\nModel\n.", "sklearn"),
+        ("a.pkl", "cxgboost.core\nBooster\n.", "sklearn"),
+        # no plugin has this name for a form of its
+        ("a.txt", XGBOOST, "xgboost"),
+        ("a.model", LIGHTGBM, "lightgbm"),
+    ],
+)
+def test_the_content_decides_where_the_name_does_not(
+    models_dir, scan, boosters, name, content, runtime
+):
+    source = only(scan(write(models_dir / name, content), plugins=boosters))
+    assert source.problem == ""
+    assert source.spec.name == runtime
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.bst", "CBM1....", "a CatBoost model (CatBoost's binary form); no installed plugin has"),
+        ("a.json", CATBOOST, 'install it: pip install "jackfield[catboost]"'),
+        ("a.bst", "something", "'a.bst' may be for 'lightgbm' or 'xgboost'; set implementation"),
+        ("a.json", "{}", "no installed runtime reads 'a.json', which is of a form that is not k"),
+        ("a.txt", "", "no installed runtime reads 'a.txt', which is an empty file"),
+    ],
+)
+def test_content_that_decides_nothing_says_what_to_do(
+    models_dir, scan, boosters, name, content, problem
+):
+    assert problem in only(scan(write(models_dir / name, content), plugins=boosters)).problem
+
+
+def test_in_a_folder_only_models_count_of_names_that_others_have(models_dir, scan, boosters):
+    write(models_dir / "a.txt", LIGHTGBM)
+    write(models_dir / "notes.txt", "to do")
+    write(models_dir / "request.json", "{}")
+    write(models_dir / "b" / "model.json", XGBOOST)
+    write(models_dir / "b" / "model.txt", "what the model is for")
+    # another installed runtime's, which does not ask for files of this name
+    write(models_dir / "dump.txt", XGBOOST)
+    found = scan(plugins=boosters)
+    assert {key: source.spec.name for key, source in found.items()} == {
+        ("a", ""): "lightgbm",
+        ("b", ""): "xgboost",
+    }
+
+
+def test_a_model_in_a_folder_whose_plugin_is_missing_is_told(models_dir, scan, boosters):
+    write(models_dir / "a.json", CATBOOST)
+    assert 'pip install "jackfield[catboost]"' in only(scan(plugins=boosters)).problem
+    settings(models_dir, artifact="")
+    write(models_dir / "a" / "b.json", CATBOOST)
+    assert 'pip install "jackfield[catboost]"' in scan(plugins=boosters)["a", ""].problem
+
+
+@pytest.mark.parametrize("implementation", ["", "xgboost"])
+def test_beside_settings_only_models_count(models_dir, scan, boosters, implementation):
+    settings(models_dir, artifact="", implementation=implementation)
+    write(models_dir / "a" / "request.json", "{}")
+    assert "no artifact is in" in only(scan(plugins=boosters)).problem
+    write(models_dir / "a" / "b.json", XGBOOST)
+    source = only(scan(plugins=boosters))
+    assert (source.problem, source.artifact.name) == ("", "b.json")
+    assert source.spec.name == "xgboost"
+
+
+def test_the_usual_name_counts_where_the_settings_name_the_runtime(models_dir, scan, boosters):
+    """So that the plugin says what is wrong with it."""
+    settings(models_dir, artifact="", implementation="xgboost")
+    write(models_dir / "a" / "model.json", "{damaged")
+    assert only(scan(plugins=boosters)).artifact.name == "model.json"
+
+
+def test_settings_go_before_the_content(models_dir, scan, boosters):
+    write(models_dir / "a" / "a.bst", LIGHTGBM)
+    settings(models_dir, artifact="", implementation="xgboost")
+    assert only(scan(plugins=boosters)).spec.name == "xgboost"
+
+
+def test_nothing_of_a_pickle_is_imported_to_find_its_runtime(models_dir, scan, boosters):
+    (models_dir / "jackfield_gone.py").write_text("raise SystemExit")
+    write(models_dir / "a.pkl", "cjackfield_gone\nModel\n.")
+    assert only(scan(plugins=boosters)).spec.name == "sklearn"
+
+
+@pytest.fixture
+def opened(models_dir):
+    """List the names of the files of the models' folder that are opened from now on."""
+    names = []
+    is_on = True
+
+    def note(event, arguments):
+        if is_on and event == "open" and str(arguments[0]).startswith(str(models_dir)):
+            names.append(Path(arguments[0]).name)
+
+    sys.addaudithook(note)  # there is no way to take it away
+    yield names
+    is_on = False
+
+
+def test_a_file_whose_name_decides_is_not_opened(models_dir, scan, boosters, opened):
+    write(models_dir / "a.pkl", "cxgboost.core\nBooster\n.")
+    write(models_dir / "b.bst", LIGHTGBM)
+    opened.clear()
+    assert {source.spec.name for source in scan(plugins=["x", "s"]).values()} == {
+        "sklearn",
+        "xgboost",
+    }
+    assert opened == []
+    scan(plugins=boosters)
+    assert sorted(opened) == ["a.pkl", "b.bst"]
+
+
+def test_a_file_is_opened_once_until_it_changes(models_dir, scan, boosters, opened):
+    file = write(models_dir / "a.bst", LIGHTGBM)
+    assert only(scan(plugins=boosters)).spec.name == "lightgbm"
+    opened.clear()
+    assert only(scan(plugins=boosters)).spec.name == "lightgbm"
+    assert opened == []
+    write(file, XGBOOST)
+    assert only(scan(plugins=boosters)).spec.name == "xgboost"
+
+
+def test_a_large_file_is_read_in_part(models_dir, scan, boosters):
+    file = models_dir / "a.bst"
+    with file.open("wb") as made:
+        made.write(LIGHTGBM.encode())
+        made.truncate(1 << 34)  # a hole: no room on the disk, and 16 GiB to read
+    assert only(scan(plugins=boosters)).spec.name == "lightgbm"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can't be read")
+def test_a_file_that_cannot_be_read_is_told_where_its_name_is_a_models(models_dir, scan, boosters):
+    for name in ("a.bst", "notes.txt"):
+        (models_dir / name).symlink_to("/proc/self/mem")
+    write(models_dir / "b.bst", LIGHTGBM)
+    found = scan(plugins=boosters)
+    assert set(found) == {("a", ""), ("b", "")}
+    assert "'a.bst' can't be read: " in found["a", ""].problem
+    assert found["b", ""].problem == ""
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):

@@ -1,16 +1,19 @@
 """Where models come from: paths -> settings, versions, artifacts and the runtime that fits each.
 
-Reads names and settings files only; no artifact is opened here.
+Reads names and settings files. An artifact is opened only where its name leaves open which runtime
+reads it, and then a bounded part of it is looked at: nothing here runs what it carries.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jackfield._code import holds_module
+from jackfield.artifacts import identify
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.runtime import RuntimeSpec
 from jackfield.settings import MODEL_FILE, ModelSettings, read_model_settings
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jackfield._plugins import Plugins
+    from jackfield.runtime import ArtifactFormat
 
 #: A folder of this name holds a version, as Triton lays repositories out.
 _VERSION_FOLDER = re.compile(r"^v?\d+(\.\d+)*$")
@@ -30,6 +34,7 @@ _SUFFIXES = {
     ".joblib": "sklearn",
     ".pkl": "sklearn",
     ".pickle": "sklearn",
+    ".skops": "sklearn",
     ".ubj": "xgboost",
     ".bst": "xgboost",
     ".cbm": "catboost",
@@ -128,20 +133,19 @@ class Repository:
 
     def _from_folder(self, root: Path) -> Iterator[ModelSource]:
         """Find artifacts without settings: `a.joblib`, `b/model.joblib`, `c/2/model.ubj`."""
-        patterns = [each.pattern for spec in self._specs() for each in spec.artifacts]
-        by_stem: dict[tuple[Path, str], list[Path]] = {}
+        by_stem: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
         for file in sorted(_visible(root, root.rglob("*"))):
-            if file.is_file() and _rank(file.name, patterns) is not None:
-                by_stem.setdefault((file.parent, file.stem), []).append(file)
+            if file.is_file() and (rank := self._rank(file)) is not None:
+                by_stem.setdefault((file.parent, file.stem), []).append((rank, file))
         if len(by_stem) <= 1 and any(key.upper() in _DESCRIBING for key in self._environ):
             settings, warnings = read_model_settings(None, environ=self._environ)
             yield self._resolve(root.name, settings, root, tuple(warnings))
             return
-        for (folder, stem), files in by_stem.items():
+        for (folder, stem), ranked in by_stem.items():
             is_version = folder != root and _VERSION_FOLDER.match(folder.name) is not None
             home = folder.parent if is_version else folder
             yield self._from_artifact(
-                min(files, key=lambda file: _rank(file.name, patterns) or 0),
+                min(ranked)[1],
                 name=home.name if stem == "model" else stem,
                 version=folder.name if is_version else "",
             )
@@ -168,10 +172,10 @@ class Repository:
             place = _place(settings.parameters.uri, folder)
             spec = self._implementation(settings.implementation, folder)
             if spec is None:
-                artifact = self._pick(place, self._specs())
+                artifact = self._pick(place, None)
                 spec = self._detect(artifact)
             else:
-                artifact = self._pick(place, [spec]) if spec.artifacts else place
+                artifact = self._pick(place, spec) if spec.artifacts else place
         except ModelLoadError as error:
             return dataclasses.replace(source, problem=str(error))
         return dataclasses.replace(source, artifact=artifact, spec=spec)
@@ -186,44 +190,123 @@ class Repository:
             raise self._plugins.missing(implementation)
         return RuntimeSpec(name=implementation, runtime=f"{module}:{class_name}")
 
-    def _specs(self) -> list[RuntimeSpec]:
-        return list(self._plugins.runtimes.values())
+    def _readers(self) -> list[tuple[RuntimeSpec, ArtifactFormat]]:
+        return [(spec, form) for spec in self._plugins.runtimes.values() for form in spec.artifacts]
 
-    def _pick(self, place: Path, specs: Sequence[RuntimeSpec]) -> Path:
+    def _rank(self, file: Path) -> int | None:
+        """Tell which reader of all takes a file first; None if it is no model that is known."""
+        readers = self._readers()
+        ranks = [
+            rank
+            for rank, (_, form) in enumerate(readers)
+            if fnmatch.fnmatch(file.name, form.pattern)
+        ]
+        for rank in ranks:
+            if is_of(file, *readers[rank]):
+                return rank
+        # a model nevertheless, if its plugin is only missing
+        is_lost = bool(ranks) and _framework(file) not in ("", *self._plugins.runtimes)
+        return len(readers) if is_lost else None
+
+    def _pick(self, place: Path, spec: RuntimeSpec | None) -> Path:
         """Choose the artifact file in a folder: the first pattern with a match wins."""
         if place.is_file():
             return place
-        patterns = [each.pattern for spec in specs for each in spec.artifacts]
-        for pattern in patterns:
-            files = sorted(file for file in place.glob(pattern) if file.is_file())
+        readers = [(spec, form) for form in spec.artifacts] if spec else self._readers()
+        for reader, form in readers:
+            files = sorted(
+                file
+                for file in place.glob(form.pattern)
+                # who names the runtime means the file of the usual name, whatever is in it
+                if file.is_file()
+                and ((spec and file.name == form.pattern) or is_of(file, reader, form))
+            )
             if len(files) > 1:
                 names = ", ".join(file.name for file in files)
                 problem = f"several artifacts are in '{place}': {names}; name one in parameters.uri"
                 raise ModelLoadError(problem)
             if files:
                 return files[0]
-        problem = f"no artifact is in '{place}'; looked for {', '.join(patterns) or 'none'}"
+        if spec is None:
+            for file in sorted(place.glob("*")):
+                if file.is_file() and self._rank(file) is not None:
+                    return file
+        patterns = ", ".join(form.pattern for _, form in readers)
+        problem = f"no artifact is in '{place}'; looked for {patterns or 'none'}"
         raise ModelLoadError(problem)
 
     def _detect(self, artifact: Path) -> RuntimeSpec:
-        """Find the one runtime that reads files of this name."""
-        specs = [
-            spec
-            for spec in self._specs()
-            if _rank(artifact.name, [each.pattern for each in spec.artifacts]) is not None
+        """Find the one runtime that reads a file: by its name, else by its content."""
+        claims = [
+            (spec, form)
+            for spec, form in self._readers()
+            if fnmatch.fnmatch(artifact.name, form.pattern)
         ]
-        if len(specs) == 1:
-            return specs[0]
-        if specs:
-            names = " or ".join(f"'{spec.name}'" for spec in specs)
+        claimants = {spec.name: spec for spec, _ in claims}
+        sure = {spec.name: spec for spec, form in claims if not form.by_content}
+        if len(claimants) == 1 and sure:
+            return claims[0][0]
+        content = _content(artifact)
+        if spec := claimants.get(content.framework):
+            return spec
+        if len(sure) == 1:
+            return next(iter(sure.values()))
+        if spec := self._plugins.runtimes.get(content.framework):
+            return spec
+        if content.framework:
+            missing = self._plugins.missing(content.framework)
+            raise ModelLoadError(f"'{artifact.name}' is {content.title}; {missing}")
+        if sure:
+            names = " or ".join(f"'{name}'" for name in sure)
             problem = f"'{artifact.name}' may be for {names}; set implementation to one of them"
             raise ModelLoadError(problem)
         plugin = _SUFFIXES.get(artifact.suffix)
         if plugin and plugin not in self._plugins.runtimes:
             raise self._plugins.missing(plugin)
-        known = ", ".join(each.pattern for spec in self._specs() for each in spec.artifacts)
-        problem = f"no installed runtime reads '{artifact.name}'; known are: {known or 'none'}"
+        known = ", ".join(form.pattern for _, form in self._readers())
+        what = f", which is {content.title}" if claims else f"; known are: {known or 'none'}"
+        problem = f"no installed runtime reads '{artifact.name}'{what}"
         raise ModelLoadError(problem)
+
+
+class _Content(NamedTuple):
+    """What a file's content tells: name of a plugin, or empty; and in words."""
+
+    framework: str
+    title: str
+
+
+def is_of(file: Path, spec: RuntimeSpec, form: ArtifactFormat) -> bool:
+    """Tell whether a file whose name is of a form is of that form."""
+    return not form.by_content or _framework(file) == spec.name
+
+
+def _framework(file: Path) -> str:
+    """Tell which framework wrote a file; empty where that is not known."""
+    try:
+        return _content(file).framework
+    except ModelLoadError:  # it may not be read, or is gone
+        return ""
+
+
+def _content(file: Path) -> _Content:
+    """Look into a file.
+
+    Raises:
+        ModelLoadError: It can't be read.
+    """
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise ModelLoadError(f"'{file.name}' can't be read: {error.strerror or error}") from error
+    return _identify_state(file, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _identify_state(file: Path, _mtime_ns: int, _size: int, _inode: int) -> _Content:
+    """Look into a file once for each state of it: the index is made anew for each who asks."""
+    found = identify(file)
+    return _Content(found.framework, found.title)
 
 
 #: Variables that stand for a settings file: KServe describes the model of a pod by these alone.
@@ -232,14 +315,6 @@ _DESCRIBING = {
     for prefix in ("JACKFIELD", "MLSERVER")
     for name in ("NAME", "IMPLEMENTATION", "URI")
 }
-
-
-def _rank(name: str, patterns: Sequence[str]) -> int | None:
-    """Tell which pattern matches first."""
-    for rank, pattern in enumerate(patterns):
-        if fnmatch.fnmatch(name, pattern):
-            return rank
-    return None
 
 
 def _visible(root: Path, paths: Iterator[Path]) -> Iterator[Path]:

@@ -39,12 +39,17 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactFormat(msgspec.Struct, frozen=True):
-    """A form in which a framework saves a model, known by the file's name."""
+    """A form in which a framework saves a model, known by a file's name, or its content."""
 
     #: Glob pattern on the file name, for example ``*.joblib``.
     pattern: str
-    #: Reading it can run code that it carries (pickle): the operator's consent is needed.
+    #: Reading it can run code that it carries (pickle): the operator's consent is needed. A path
+    #: on the server's own disk that the operator gives, or a folder that it lies in, is consent.
     executes_code: bool = False
+    #: Others' files have such names, too (``*.json``): it is this form only if
+    #: `jackfield.artifacts.identify` finds the framework that the spec is named after. A file that
+    #: has the pattern for its name counts without that where the settings name the runtime.
+    by_content: bool = False
 
 
 class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
