@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -21,6 +21,32 @@ class SklearnOptions(Struct, frozen=True):
             "or transform where the estimator has no predict."
         ),
     ] = ""
+    methods: Annotated[
+        tuple[str, ...],
+        Meta(description="Further methods of the estimator that are outputs on request."),
+    ] = ()
+    trusted_types: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Types, module.name each, that a skops file may hold beside those that "
+            "skops trusts by itself."
+        ),
+    ] = ()
+    accelerate: Annotated[
+        Literal["auto", "onnx", "off"],
+        Meta(
+            description="Serve the model by ONNX Runtime where that answers the same: auto if "
+            "skl2onnx and ONNX Runtime are installed and one row is faster so; onnx warns if it "
+            "can't be; off."
+        ),
+    ] = "auto"
+    samples: Annotated[
+        str,
+        Meta(
+            description="File of rows that the accelerated form is compared on, beside generated "
+            "ones: .npy, or .json with a list of rows; relative to the model's folder."
+        ),
+    ] = ""
 
 
 @hookimpl
@@ -31,12 +57,17 @@ def jackfield_runtimes() -> list[RuntimeSpec]:
         RuntimeSpec(
             name="sklearn",
             runtime="jackfield_sklearn._runtime:SklearnRuntime",
-            artifacts=tuple(ArtifactFormat(each, executes_code=True) for each in patterns),
+            artifacts=(
+                ArtifactFormat("model.skops"),
+                *(ArtifactFormat(each, executes_code=True) for each in patterns),
+                ArtifactFormat("*.skops"),
+            ),
             aliases=("mlserver_sklearn.SKLearnModel",),
             # Prediction writes nothing on a fitted estimator of scikit-learn, and computes row by
             # row. The runtime narrows both for a model where they don't hold. Most of the time
-            # goes to checks written in Python, so that threads bring little speed.
-            capabilities=Capabilities(row_wise=True, thread_safe=True),
+            # goes to checks written in Python, so that threads bring little speed; ONNX Runtime
+            # releases the GIL.
+            capabilities=Capabilities(row_wise=True, thread_safe=True, releases_gil=True),
             options=SklearnOptions,
             frameworks=("scikit-learn", "joblib"),
         )

@@ -1,28 +1,36 @@
 """Read an estimator from its file, and tell the operator what is wrong with it or doubtful.
 
-Reading a pickle runs what it names; that the operator agrees is the core's care.
+Reading a pickle runs what it names; that the operator agrees is the core's care. A skops file runs
+nothing, and holds no type that the operator or skops does not trust.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
+import re
 import threading
 import warnings
-from typing import TYPE_CHECKING
+import zipfile
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
 from jackfield import ModelLoadError
+from jackfield.artifacts import Form, identify, refuse_foreign
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
 #: Catching warnings changes the whole process, and several models load at once, in threads.
 _CATCHING = threading.Lock()
+#: Frameworks whose estimators work as scikit-learn's do, so that a pickle of one is read, too.
+_ALIKE = ("xgboost", "lightgbm", "catboost")
 
 
 @contextlib.contextmanager
@@ -34,38 +42,76 @@ def catching_warnings() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def read(
-    artifact: Path | None, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
-) -> object:
-    """Read what joblib or pickle saved.
+    artifact: Path | None,
+    trusted: Collection[str],
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger],
+) -> tuple[object, Form]:
+    """Read what joblib, pickle or skops saved.
+
+    Args:
+        artifact: The file.
+        trusted: Types that a skops file may hold, from the settings, beside skops's own.
+        logger: Gets the warnings that reading gave.
 
     Returns:
-        What the file holds; warnings that reading gave are in the log.
+        What the file holds, and its form.
 
     Raises:
-        ModelLoadError: There is no file, it is damaged, or code that it needs is missing.
+        ModelLoadError: There is no file, it is damaged or another framework's, it holds a type that
+            is not trusted, or code that it needs is missing.
     """
     if artifact is None or artifact.is_dir():
         raise ModelLoadError("no artifact was found; name its file in 'parameters.uri'")
+    form = identify(artifact).form
+    if form not in (Form.PICKLE, Form.SKOPS):
+        form = refuse_foreign(artifact, "sklearn").form
+    is_skops = form is Form.SKOPS or artifact.suffix == ".skops"
     with catching_warnings() as caught:
         try:
-            found: object = joblib.load(artifact)
+            found = _read_skops(artifact, trusted) if is_skops else joblib.load(artifact)
+        except ModelLoadError:
+            raise
         # unpickling runs whatever the file names
         except Exception as error:
-            versions = _versions(caught)
-            problem = _problem(artifact.name, error)
+            versions = _versions(caught, artifact, is_skops=is_skops)
+            problem = _problem(artifact.name, error, is_skops=is_skops)
             raise ModelLoadError(f"{problem}; {versions}" if versions else problem) from error
-    if versions := _versions(caught):
+    if versions := _versions(caught, artifact, is_skops=is_skops):
         logger.warning("%s: %s; results may differ", artifact.name, versions)
     for text in sorted({str(each.message) for each in caught if not _tells_version(each)}):
         logger.warning("%s: %s", artifact.name, text)
+    return found, Form.SKOPS if is_skops else Form.PICKLE
+
+
+def _read_skops(artifact: Path, trusted: Collection[str]) -> object:
+    try:
+        skops: Any = importlib.import_module("skops.io")
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(
+            f"'{artifact.name}' is a skops file, which needs skops; "
+            'install it: pip install "jackfield-sklearn[skops]"'
+        ) from error
+    unknown = sorted(set(skops.get_untrusted_types(file=artifact)) - set(trusted))
+    if unknown:
+        raise ModelLoadError(
+            f"'{artifact.name}' holds types that are not trusted: {', '.join(unknown)}; if you "
+            "trust them all, list them in 'parameters.extra.trusted_types'"
+        )
+    found: object = skops.load(artifact, trusted=list(trusted))
     return found
 
 
-def _problem(file: str, error: Exception) -> str:
+def _problem(file: str, error: Exception, *, is_skops: bool) -> str:
     if isinstance(error, ModuleNotFoundError):
         module = error.name or "?"
         if module.startswith("sklearn."):
             return f"'{file}' needs '{module}', which this version of scikit-learn does not have"
+        package = module.partition(".")[0]
+        if package in _ALIKE:
+            return (
+                f"'{file}' needs '{module}', which is not installed; "
+                f'pip install "jackfield[{package}]"'
+            )
         return (
             f"'{file}' needs the module '{module}', which is not installed; "
             "install the package that brings it"
@@ -75,8 +121,9 @@ def _problem(file: str, error: Exception) -> str:
             f"'{file}' needs code that is not here: {error}; "
             "train with classes and functions of an installed module"
         )
+    form = "skops" if is_skops else "joblib or pickle"
     return (
-        f"'{file}' is no whole file of joblib or pickle: {type(error).__name__}: {error}; "
+        f"'{file}' is no whole file of {form}: {type(error).__name__}: {error}; "
         "copy or save it again"
     )
 
@@ -85,13 +132,23 @@ def _tells_version(caught: warnings.WarningMessage) -> bool:
     return isinstance(caught.message, InconsistentVersionWarning)
 
 
-def _versions(caught: Sequence[warnings.WarningMessage]) -> str:
+#: How skops writes the version into its schema: JSON in JSON.
+_VERSION = re.compile(r'"_sklearn_version": \{[^{}]*"content": "\\"([^"\\]+)\\""')
+
+
+def _versions(caught: Sequence[warnings.WarningMessage], artifact: Path, *, is_skops: bool) -> str:
     """Say which versions of scikit-learn saved it; empty if the installed one did."""
     saved = {
         str(getattr(each.message, "original_sklearn_version", "?"))
         for each in caught
         if _tells_version(each)
     }
+    if is_skops:
+        # a skops file that can't be read tells no version
+        with contextlib.suppress(zipfile.BadZipFile, KeyError, ValueError, OSError):
+            with zipfile.ZipFile(artifact) as archive:
+                schema = json.dumps(json.loads(archive.read("schema.json")))
+            saved |= set(_VERSION.findall(schema)) - {sklearn.__version__}
     if not saved:
         return ""
     versions = ", ".join(sorted(saved))

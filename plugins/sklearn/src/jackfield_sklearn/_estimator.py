@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from jackfield import Datatype
+from jackfield.tabular import Column
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-#: One value of a column, in an array; None where nothing tells what the column holds.
+#: What a column may hold: texts in an object array (empty: any), or a number; None where nothing
+#: tells.
 Sample: TypeAlias = "NDArray[Any] | None"
+
+try:  # scikit-learn 1.6 and later
+    from sklearn.utils import get_tags
+except ImportError:
+    get_tags = None
 
 #: Packages whose estimators compute row by row, but for those below, and change nothing meanwhile.
 _KNOWN = ("sklearn", "xgboost", "lightgbm", "catboost", "imblearn")
@@ -114,18 +123,76 @@ def _names_columns(columns: object) -> bool:
     return any(isinstance(each, str) for each in np.atleast_1d(np.asarray(columns, dtype=object)))
 
 
-def sample_columns(estimator: object, names: list[str]) -> list[Sample]:
-    """Find a value of each column: a category that an encoder knows, zero for a number.
+def columns(estimator: object, names: list[str]) -> list[Column]:
+    """Find out what each column holds: texts that an encoder knows, or numbers.
 
     Args:
         estimator: A fitted estimator.
         names: Its columns' names, or stand-ins for them.
     """
+    found = _sample_columns(estimator, names)
+    return [_column(name, sample) for name, sample in zip(names, found, strict=True)]
+
+
+def _column(name: str, sample: Sample) -> Column:
+    if sample is None:
+        return Column.any(name)
+    if sample.dtype == object:
+        texts = sample.tolist()
+        return Column.text(name, categories=texts, example=None if texts else "text")
+    return Column.number(name, Datatype.of(sample.dtype), example=sample[0].item() or None)
+
+
+def allows_missing(estimator: object) -> bool:
+    """Tell whether it says that it takes NaN."""
+    try:
+        if get_tags is not None:
+            return bool(get_tags(estimator).input_tags.allow_nan)
+        return bool(estimator._get_tags()["allow_nan"])  # type: ignore[attr-defined]
+    # a class of the model's author may have none, or have them break
+    except Exception:  # noqa: BLE001
+        return False
+
+
+def forget_names(estimator: object) -> list[tuple[object, object]]:
+    """Make it one that was fitted without names of columns, so that arrays are all it needs.
+
+    Returns:
+        The estimators that had names, and their names: `recall_names` gives them back.
+    """
+    had = []
+    for part in _same_data(estimator):
+        names = vars(part).pop("feature_names_in_", None) if hasattr(part, "__dict__") else None
+        if names is not None:
+            had.append((part, names))
+    return had
+
+
+def recall_names(had: list[tuple[object, object]]) -> None:
+    """Undo `forget_names`."""
+    for part, names in had:
+        vars(part)["feature_names_in_"] = names
+
+
+def _same_data(estimator: object) -> Iterator[object]:
+    """Yield the estimator and all inside it that are handed the same columns."""
+    yield estimator
+    inner = _inner(estimator)
+    several = getattr(estimator, "estimators_", None)
+    inner += several[1:] if isinstance(several, list) else []
+    inner += [each.estimator for each in getattr(estimator, "calibrated_classifiers_", [])[1:]]
+    for each in inner:
+        if hasattr(each, "fit"):
+            yield from _same_data(each)
+
+
+def _sample_columns(estimator: object, names: list[str]) -> list[Sample]:
+    """Find a sample of each column."""
     if hasattr(estimator, "transformers_"):
         return _sample_transformers(estimator.transformers_, names)
     inner = [each for each in _inner(estimator) if _width(each) == len(names)]
     if inner:
-        return _merge(sample_columns(each, names) for each in inner)
+        return _merge(_sample_columns(each, names) for each in inner)
     is_leaf = len(list(parts(estimator))) == 1 and not _passes_on(estimator)
     if not is_leaf or not is_known(estimator):
         return [None] * len(names)
@@ -134,7 +201,8 @@ def sample_columns(estimator: object, names: list[str]) -> list[Sample]:
         return [_sample(values) for values in categories]
     statistics = getattr(estimator, "statistics_", None)
     if isinstance(statistics, np.ndarray) and statistics.dtype == object:
-        return [_sample([value]) for value in statistics]
+        kinds = [_sample([value]) for value in statistics]
+        return [np.empty(0, object) if _is_text(each) else each for each in kinds]
     categorical = getattr(estimator, "is_categorical_", None)
     if categorical is not None:
         return [None if each else np.zeros(1) for each in categorical]
@@ -156,9 +224,9 @@ def _sample_transformers(
         where = _positions(columns, names)
         row: list[Sample] = [None] * len(names)
         if takes_documents(transformer):
-            samples: list[Sample] = [_sample(["text"])] * len(where)
+            samples: list[Sample] = [np.empty(0, object)] * len(where)
         else:
-            samples = sample_columns(transformer, [names[index] for index in where])
+            samples = _sample_columns(transformer, [names[index] for index in where])
         for index, sample in zip(where, samples, strict=True):
             row[index] = sample
         found.append(row)
@@ -184,13 +252,17 @@ def _merge(found: Iterable[list[Sample]]) -> list[Sample]:
     return [max(samples, key=rank) for samples in zip(*found, strict=True)]
 
 
+def _is_text(sample: Sample) -> bool:
+    return sample is not None and sample.dtype == object
+
+
 def _sample(values: Iterable[object]) -> Sample:
     array = np.asarray(values)
     if array.dtype.kind in "biuf":
         return array[:1]
     texts = [value for value in array.tolist() if isinstance(value, str)]
     others = [value for value in array.tolist() if not isinstance(value, str | None | float)]
-    return np.array(texts[:1], dtype=object) if texts and not others else None
+    return np.array(texts, dtype=object) if texts and not others else None
 
 
 def _inner(estimator: object) -> list[object]:
