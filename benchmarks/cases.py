@@ -146,17 +146,19 @@ def rounds(
     case: str,
     servers: Sequence[Server],
     measures: Sequence[Measure],
+    *,
+    warm_up: Sequence[Measure] | None = None,
 ) -> None:
     """Measure in rounds, each server at each level in turn, so that drift hits all alike.
 
     The order of the servers moves on by one in each round. A server that fails once is noted and
-    not measured any more.
+    not measured any more. `warm_up` is measured in the round that is not kept; by default all are.
     """
     up = [*servers]
     # round 0 is not kept: connections, threads and caches are made in it
     for number in range(run.rounds + 1):
         seconds = min(WARM_UP_S, run.seconds) if number == 0 else run.seconds
-        for measure in measures:
+        for measure in warm_up if number == 0 and warm_up is not None else measures:
             at = number % len(up) if up else 0
             for server in [*up[at:], *up[:at]]:
                 try:
@@ -194,12 +196,13 @@ def by_connections(run: Run) -> list[Measure]:
 
     def measure(number: int, server: Server, seconds: float) -> Found:
         load = closed_loop(run, server, number, seconds, server.peer.form)
-        return {(server.peer.name, _count(number, "connection")): load}
+        return {(server.peer.name, count(number, "connection")): load}
 
     return [partial(measure, number) for number in run.connections]
 
 
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
+    """Write a number of things, in the singular for one."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
@@ -248,7 +251,7 @@ def _grpc(run: Run, case: str) -> None:
     def measure(number: int, server: Server, seconds: float) -> Found:
         job = Job(GRPC, server.ports.grpc, server.model, seconds, number)
         load = run.generator.run(job)
-        return {(server.peer.name, f"{_count(number, 'call')} in flight"): load}
+        return {(server.peer.name, f"{count(number, 'call')} in flight"): load}
 
     with started(run, case, CASES[case].peers, "iris") as servers:
         rounds(run, case, servers, [partial(measure, number) for number in (1, 16)])
@@ -270,7 +273,7 @@ def _wide(run: Run, case: str) -> None:
         load = run.generator.run(job)
         # one name, so that either bare handler is the reference of its own protocol
         name = server.peer.name.removesuffix("-grpc")
-        return {(name, f"{words[form]}, {_count(number, 'request')} in flight"): load}
+        return {(name, f"{words[form]}, {count(number, 'request')} in flight"): load}
 
     with started(run, case, CASES[case].peers, "wide") as servers:
         levels = itertools.product(forms, (1, 4))
@@ -420,7 +423,7 @@ def _write_hog(
 
 def _measuring(run: Run, case: str) -> None:
     def asked(server: Server, seconds: float, number: int) -> Found:
-        level = _count(number, "connection")
+        level = count(number, "connection")
         found = {(server.peer.name, level): closed_loop(run, server, number, seconds, JSON)}
         if server.peer.name == "jackfield":
             timed = closed_loop(run, server, number, seconds, TIMED)
@@ -492,7 +495,7 @@ CASES = {
             "settings. Closed loops, and open loops by our generator, which sends at times "
             "drawn beforehand (Poisson) and counts latency from the time that was meant.",
             _rest,
-            _named("jackfield", "jackfield-direct", "mlserver", "mlserver-inprocess", "floor"),
+            _named("jackfield", "jackfield-onnx", "mlserver", "mlserver-inprocess", "floor"),
             ("mlserver", "floor"),
         ),
         Case(
@@ -533,7 +536,7 @@ CASES = {
             "One row a request, JSON, closed loop. MLServer as installed, in process, and "
             "with its adaptive batching at the best of a few settings.",
             _forest,
-            _named("jackfield", "mlserver", "mlserver-inprocess", "floor"),
+            _named("jackfield", "jackfield-onnx", "mlserver", "mlserver-inprocess", "floor"),
             ("mlserver", "mlserver-batch", "floor"),
         ),
         Case(

@@ -81,9 +81,20 @@ def _commands(environment: Environment, folder: Path) -> list[list[str | Path]]:
         ]
     # Without a refresh uv takes the wheel of an earlier build of the same folder from its cache.
     refresh = [f"--refresh-package={name}" for name in environment.checkout]
+    # as pip does, so that no start is slower for being the first
+    compiled = ["--compile-bytecode"]
     return [
         [uv, "venv", "--python", sys.executable, folder],
-        [uv, "pip", "install", "--python", folder / "bin" / "python", *refresh, *packages],
+        [
+            uv,
+            "pip",
+            "install",
+            "--python",
+            folder / "bin" / "python",
+            *compiled,
+            *refresh,
+            *packages,
+        ],
     ]
 
 

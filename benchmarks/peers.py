@@ -24,6 +24,12 @@ JACKFIELD = Environment(
     MODEL_STACK,
     {"jackfield": ROOT / "core", "jackfield-sklearn": ROOT / "plugins" / "sklearn"},
 )
+#: Forests and linear models are served by ONNX Runtime there, where they answer the same.
+JACKFIELD_ONNX = Environment(
+    "jackfield-onnx",
+    (*MODEL_STACK, "skl2onnx==1.20.0", "onnxruntime==1.31.1"),
+    JACKFIELD.checkout,
+)
 MLSERVER = Environment(
     "mlserver",
     # MLServer 1.7.1 does not start with uvloop 0.22, which its own requirements allow.
@@ -59,17 +65,6 @@ def _jackfield(launch: Launch, *, program: Sequence[str | Path] = (), **options:
     """Serve the model's file with all settings at their defaults."""
     arguments = jackfield_arguments(launch, launch.model.file, name=launch.model.name, **options)
     return [*(program or [launch.scripts / "jackfield"]), *arguments]
-
-
-def _jackfield_direct(launch: Launch) -> Command:
-    model_settings = {
-        "name": launch.model.name,
-        "implementation": "sklearn",
-        "scheduler": "direct",
-        "parameters": {"uri": str(launch.model.file)},
-    }
-    (launch.folder / "model-settings.json").write_text(json.dumps(model_settings))
-    return [launch.scripts / "jackfield", *jackfield_arguments(launch, launch.folder)]
 
 
 def _unmeasured(launch: Launch) -> Command:
@@ -161,8 +156,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("jackfield", JACKFIELD, _jackfield),
-        # predicts on the event loop: what choosing by the measured cost has to gain
-        Peer("jackfield-direct", JACKFIELD, _jackfield_direct),
+        Peer("jackfield-onnx", JACKFIELD_ONNX, _jackfield),
         Peer("mlserver", MLSERVER, _mlserver),
         Peer("mlserver-inprocess", MLSERVER, partial(_mlserver, settings={"parallel_workers": 0})),
         Peer("floor", FLOOR, _floor),
@@ -199,7 +193,10 @@ VARIANTS = {
 REPORTED_PACKAGES = (
     "jackfield", "jackfield-sklearn", "mlserver", "mlserver-sklearn", "bentoml", "litserve", "ray",
     "mlflow", "fastapi", "starlette", "uvicorn", "httptools", "h11", "uvloop", "grpcio", "protobuf",
-    "msgspec", "orjson", "pydantic", "scikit-learn", "numpy",
+    "msgspec", "orjson", "pydantic", "scikit-learn", "numpy", "jackfield-xgboost",
+    "jackfield-lightgbm", "jackfield-catboost", "mlserver-xgboost", "mlserver-lightgbm",
+    "mlserver-catboost", "xgboost", "xgboost-cpu", "lightgbm", "catboost", "onnxruntime",
+    "skl2onnx",
 )  # fmt: skip
 
 

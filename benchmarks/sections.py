@@ -98,15 +98,13 @@ GOALS = (
 )
 
 
-def goal_sections(run: Run) -> list[str]:
+def goal_sections(run: Run, goals: Sequence[Goal] = GOALS) -> list[str]:
     """Say which goals are reached; nothing if nothing that they need was measured."""
     rows = []
-    for goal in GOALS:
-        found = _by_round(run, goal.case, OURS, goal.level)
-        other = _by_round(run, goal.case, goal.other, goal.level)
-        if not (pairs := _pairs(found, other)):
+    for goal in goals:
+        if (ratio := compare(run, goal.case, goal.level, OURS, goal.other)) is None:
             continue
-        values = Ratio(goal.case, goal.level, OURS, goal.other, pairs).of(goal.value)
+        values = ratio.of(goal.value)
         median = statistics.median(values)
         if goal.least is not None:
             is_reached, limit = median >= goal.least, f"≥ {goal.least:g}"
@@ -185,7 +183,7 @@ def _level(level: str, measured: list[Measurement]) -> str:
             report.spread((load.p90_ms for load in loads), 3),
             report.spread(map(p99, loads), 3),
             report.spread((load.p99_ms / load.p50_ms for load in loads if load.p50_ms), 1),
-            _describe_errors(loads),
+            describe_errors(loads),
         ]
         if has_client:
             row.append(_describe_clients(loads))
@@ -202,7 +200,8 @@ def _describe_clients(loads: list[Load]) -> str:
     return f"{loads[0].processes} x {share} core" if loads[0].processes else "wrk"
 
 
-def _describe_errors(loads: list[Load]) -> str:
+def describe_errors(loads: list[Load]) -> str:
+    """Sum up the failed requests by kind."""
     kinds = dict.fromkeys(kind for load in loads for kind in load.errors)
     totals = {kind: sum(load.errors.get(kind, 0) for load in loads) for kind in kinds}
     return ", ".join(f"{count:,} {kind}" for kind, count in totals.items() if count) or "0"
@@ -215,10 +214,16 @@ def _ratios(run: Run, case: Case) -> Iterator[Ratio]:
     # others beside others would fill the page; the numbers for them are in the tables
     names = [name for name in servers if name.startswith(OURS)] or [*servers]
     for level, name, reference in itertools.product(levels, names, case.references):
-        found = _by_round(run, case.name, name, level)
-        pairs = _pairs(found, _by_round(run, case.name, reference, level))
-        if name != reference and pairs:
-            yield Ratio(case.name, level, name, reference, pairs)
+        ratio = compare(run, case.name, level, name, reference)
+        if name != reference and ratio is not None:
+            yield ratio
+
+
+def compare(run: Run, case: str, level: str, name: str, reference: str) -> Ratio | None:
+    """Set one server beside another at a level; None if there is no round with both."""
+    found = _by_round(run, case, name, level)
+    pairs = _pairs(found, _by_round(run, case, reference, level))
+    return Ratio(case, level, name, reference, pairs) if pairs else None
 
 
 def _ratio_row(ratio: Ratio) -> list[str]:

@@ -370,7 +370,7 @@ def _clean_environment(scripts: Path) -> dict[str, str]:
     """Leave out variables that would change a server's settings or its interpreter."""
     foreign = (
         "JACKFIELD_", "MLSERVER_", "UVICORN_", "PYTHON", "VIRTUAL_ENV", "BENTOML_", "RAY_",
-        "MLFLOW_", MARK,
+        "MLFLOW_", "OMP_", "OPENBLAS_", "MKL_", MARK,
     )  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "PATH": f"{scripts}{os.pathsep}{kept.get('PATH', os.defpath)}"}
