@@ -167,7 +167,10 @@ def serving(
 
 
 def run_jackfield(
-    *arguments: str | Path, command: Sequence[str | Path] = JACKFIELD, timeout_s: float = 60.0
+    *arguments: str | Path,
+    command: Sequence[str | Path] = JACKFIELD,
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
     return subprocess.run(
@@ -176,5 +179,5 @@ def run_jackfield(
         text=True,
         timeout=timeout_s,
         check=False,
-        env=clean_environment(),
+        env=clean_environment(**(env or {})),
     )

@@ -12,7 +12,7 @@ import jackfield
 
 ROOT = Path(__file__).parents[2]
 LINTER = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-LAYERS, FRAMEWORKS, PRIVATE = LINTER["contracts"]
+LAYERS, FRAMEWORKS, APART, PRIVATE = LINTER["contracts"]
 
 SOURCES = [ROOT / "core" / "src", *sorted(ROOT.glob("plugins/*/src"))]
 PLUGINS = {package.name for source in SOURCES[1:] for package in source.glob("jackfield_*")}
@@ -33,6 +33,7 @@ def test_every_contract_on_imports_is_kept():
 def test_the_contracts_know_every_plugin():
     assert set(LINTER["root_packages"]) == {"jackfield", *PLUGINS}
     assert set(FRAMEWORKS["forbidden_modules"]) >= PLUGINS
+    assert set(APART["modules"]) == PLUGINS
 
 
 def test_no_plugin_may_import_a_private_module_or_the_test_bench():
