@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import catboost
@@ -15,7 +14,8 @@ import pytest
 from catboost import CatBoostClassifier, CatBoostRanker, CatBoostRegressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 
-from jackfield import InferRequest, Server, ServerSettings, Tensor
+from jackfield import InferRequest, Tensor
+from jackfield.testing import running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,45 +145,8 @@ def trained(tmp_path_factory):
     return made
 
 
-@dataclasses.dataclass(frozen=True)
-class Addresses:
-    http: str
-    grpc: str
-
-
 @pytest.fixture(scope="session")
 def serve():
-    """Run servers on free ports, in threads, until the tests are over."""
-    stops = []
-
-    def start(*paths):
-        ready = threading.Event()
-        found = {}
-
-        async def run():
-            stop = asyncio.Event()
-            stops.append((asyncio.get_running_loop(), stop, thread))
-
-            async def announce(at):
-                found["at"] = Addresses(at.http, f"grpc://{at.grpc}")
-                ready.set()
-
-            free = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
-            await Server(paths, settings=free).run(stop, announce)
-
-        def main():
-            try:
-                asyncio.run(run())
-            finally:
-                ready.set()
-
-        thread = threading.Thread(target=main)
-        thread.start()
-        assert ready.wait(60)
-        return found["at"]
-
-    yield start
-    for loop, stop, thread in stops:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        assert not thread.is_alive()
+    """Run servers on free ports until the tests are over."""
+    with contextlib.ExitStack() as servers:
+        yield lambda *paths: servers.enter_context(running(*paths))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
+import contextlib
 import json
 import logging
-import threading
 
 import msgspec
 import numpy as np
@@ -21,10 +19,9 @@ from jackfield import (
     ModelParameters,
     ModelSettings,
     RequestedOutput,
-    Server,
-    ServerSettings,
     Tensor,
 )
+from jackfield.testing import running
 from jackfield_xgboost import XgboostOptions
 from jackfield_xgboost._runtime import XgboostRuntime
 
@@ -166,44 +163,8 @@ def tensors_of(frame):
     return made
 
 
-@dataclasses.dataclass(frozen=True)
-class Addresses:
-    http: str
-    grpc: str
-
-
 @pytest.fixture(scope="session")
 def start():
-    """Run servers on free ports, in threads, until the tests are over."""
-    stops = []
-
-    def start(*paths):
-        ready = threading.Event()
-        found = {}
-
-        async def run():
-            stop = asyncio.Event()
-            stops.append((asyncio.get_running_loop(), stop, thread))
-
-            async def announce(at):
-                found["at"] = Addresses(at.http, f"grpc://{at.grpc}")
-                ready.set()
-
-            free = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
-            await Server(paths, settings=free).run(stop, announce)
-
-        def main():
-            try:
-                asyncio.run(run())
-            finally:
-                ready.set()
-
-        thread = threading.Thread(target=main)
-        thread.start()
-        ready.wait()
-        return found["at"]
-
-    yield start
-    for loop, stop, thread in stops:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
+    """Run servers on free ports until the tests are over."""
+    with contextlib.ExitStack() as servers:
+        yield lambda *paths: servers.enter_context(running(*paths))

@@ -1,4 +1,4 @@
-"""What a plugin's tests inherit: the runtime contract, as tests (needs pytest).
+"""What a plugin's tests need: the runtime contract, as tests (needs pytest), and a running server.
 
 `jackfield.testing.conformance` beside it checks servers.
 
@@ -24,13 +24,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jackfield.testing._running import RunningServer, running
     from jackfield.testing.contract import RuntimeContract
 
-__all__ = ["RuntimeContract"]
+__all__ = ["RunningServer", "RuntimeContract", "running"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the contract when it is asked for: `conformance` beside it needs no pytest."""
+    """Import what is asked for: `conformance` and `running` beside the contract need no pytest."""
+    if name in ("RunningServer", "running"):
+        from jackfield.testing import _running
+
+        return getattr(_running, name)
     if name not in __all__:
         message = f"module 'jackfield.testing' has no attribute '{name}'"
         raise AttributeError(message)
