@@ -46,7 +46,11 @@ REST_BODY = json.dumps(
 
 
 #: What wakes up now and then beside the requests.
-TICKING = ("_http.runners.", "_statistics.LoopStatistics.")
+TICKING = (
+    "_http.runners.",
+    "_statistics.LoopStatistics.",
+    "_scheduling.plain.PlainScheduler._beat",
+)
 
 
 class Recorder:

@@ -10,7 +10,7 @@ import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns, thread_time_ns
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from jackfield._scheduling.cost import Cost
 from jackfield._scheduling.execution import Execution
@@ -43,6 +43,13 @@ _BEAT_S = 0.01
 _LATE_S = 0.02
 #: ... so many times in a row.
 _LATE_BEATS = 3
+
+
+class _Timers(NamedTuple):
+    """What watches a call in a thread."""
+
+    limit: asyncio.TimerHandle | None
+    beat: asyncio.TimerHandle | None
 
 
 class PlainScheduler(Scheduler):
@@ -156,14 +163,15 @@ class PlainScheduler(Scheduler):
             self._executor = ThreadPoolExecutor(self._slots, thread_name_prefix="jackfield-infer")
         self._idle.clear()
         loop = self._loop
-        limit = None
+        limit = beat = None
         if self._max_infer_s:
             limit = loop.call_later(self._max_infer_s, self._give_up, batch)
         if self._late_beats < _LATE_BEATS:
-            loop.call_later(_BEAT_S, self._beat, loop.time() + _BEAT_S)
-        self._executor.submit(self._run, batch, limit)
+            due = loop.time() + _BEAT_S
+            beat = loop.call_at(due, self._beat, due)
+        self._executor.submit(self._run, batch, _Timers(limit, beat))
 
-    def _run(self, batch: list[Call], limit: asyncio.TimerHandle | None) -> None:
+    def _run(self, batch: list[Call], timers: _Timers) -> None:
         if self._bound is not None:
             self._bound.apply()
         started, cpu = perf_counter_ns(), thread_time_ns()
@@ -171,17 +179,21 @@ class PlainScheduler(Scheduler):
         ns, cpu_ns = perf_counter_ns() - started, thread_time_ns() - cpu
         if ns - cpu_ns < _GIL_NS and not self._waiting_calls:
             ns = cpu_ns
-        self._loop.call_soon_threadsafe(self._end_thread, batch, outcomes, ns, limit)
+        self._loop.call_soon_threadsafe(self._end_thread, batch, outcomes, ns, timers)
 
     def _end_thread(
         self,
         batch: list[Call],
         outcomes: list[Outcome],
         ns: int,
-        limit: asyncio.TimerHandle | None,
+        timers: _Timers,
     ) -> None:
+        limit, beat = timers
         if limit is not None:
             limit.cancel()
+        # one that is due is let to tell how late it is
+        if beat is not None and beat.when() > self._loop.time():
+            beat.cancel()
         if id(batch) in self._stuck:
             self._come_back(batch)
         self._waiting_calls = max(0, self._waiting_calls - 1)
