@@ -153,6 +153,8 @@ def e2e(session: nox.Session) -> None:
     # this environment has all runtimes; the one that the tests make has a single one
     every = f"jackfield[{','.join(PLUGINS)}]"
     session.install("--find-links", str(folder), every, *TEST_TOOLS)
+    # these wheels, where a cache has older ones of the same version
+    session.install("--force-reinstall", "--no-deps", *map(str, folder.glob("*.whl")))
     session.run("pytest", "tests/e2e", *session.posargs, env={"JACKFIELD_WHEELS": str(folder)})
 
 
