@@ -255,10 +255,13 @@ def add_plugin(tmp_path, monkeypatch):
 def add_reader(add_plugin):
     """Install a plugin with one runtime that reads files; it answers the file's text."""
 
-    def add(name, *patterns, by_content=(), runtime=None, aliases=(), options=""):
+    def add(
+        name, *patterns, by_content=(), folders=(), runtime=None, aliases=(), options="", schemes=()
+    ):
         formats = ", ".join(
-            f"ArtifactFormat({pattern!r}, by_content={pattern in by_content})"
-            for pattern in (*patterns, *by_content)
+            f"ArtifactFormat({pattern!r}, by_content={pattern in by_content}, "
+            f"is_folder={pattern in folders})"
+            for pattern in dict.fromkeys((*patterns, *by_content, *folders))
         )
         code = READER.format(
             name=runtime or name,
@@ -266,6 +269,7 @@ def add_reader(add_plugin):
             aliases=aliases,
             module=f"plugin_jackfield_{name}",
             options=options or "None",
+            schemes=tuple(schemes),
         )
         return add_plugin(name, code)
 
@@ -290,6 +294,7 @@ def jackfield_runtimes():
             artifacts=({formats},),
             aliases={aliases},
             options={options},
+            uri_schemes={schemes},
         )
     ]
 
@@ -299,7 +304,13 @@ class Reader:
         self.context = context
 
     def load(self):
-        self.text = self.context.artifact.read_text()
+        place = self.context.artifact
+        if place is None:
+            self.text = self.context.uri
+        elif place.is_dir():
+            self.text = " ".join(sorted(path.name for path in place.iterdir()))
+        else:
+            self.text = place.read_text()
 
     def metadata(self):
         from jackfield import ModelMetadata

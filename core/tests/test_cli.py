@@ -343,7 +343,7 @@ def test_plugins_as_json_are_for_programs(add_plugin, invoke):
     [runtime] = plugin["runtimes"]
     assert runtime["name"] == "good"
     assert runtime["artifacts"] == [
-        {"pattern": "*.good", "executes_code": False, "by_content": False}
+        {"pattern": "*.good", "executes_code": False, "by_content": False, "is_folder": False}
     ]
     assert runtime["frameworks"]["nothing-of-this-name"] == "not installed"
 

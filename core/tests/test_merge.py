@@ -328,3 +328,42 @@ def test_a_response_without_outputs_is_everybodys():
     assert [(each.response.outputs, each.response.parameters) for each in outcomes] == [
         ([], {"k": 1})
     ] * 3
+
+
+# ---- a matrix that comes as a tensor for each column ----
+
+
+def of_columns(*shapes, names=("f", "g")):
+    tensors = [
+        Tensor.from_array(name, np.zeros(shape)) for name, shape in zip(names, shapes, strict=True)
+    ]
+    return InferRequest(tensors)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_merged"),
+    [
+        (of_columns((1,), (1,)), of_columns((3,), (3,)), True),
+        (of_columns((1, 1), (1, 1)), of_columns((2, 1), (2, 1)), True),
+        (of_columns((1,), (1,)), of_columns((2, 1), (2, 1)), False),
+        (of_columns((1,), (1,)), of_columns((1,), (2,)), False),
+        (of_columns((1,), (1,)), of_columns((1,), (1,), names=("g", "f")), False),
+        (of_columns((1, 2), (1, 2)), of_columns((1, 2), (1, 2)), False),
+        (of_columns((), ()), of_columns((), ()), False),
+        (of_columns((1,), (1,), names=("f", "z")), of_columns((1,), (1,), names=("f", "z")), False),
+    ],
+)
+def test_columns_of_a_matrix_are_merged_where_they_are_the_same(one, other, is_merged):
+    inputs = [TensorMetadata("x", Datatype.FP64, [-1, 2], {"columns": ["f", "g"]})]
+    merger = Merger("m", ModelMetadata(inputs=inputs), is_row_wise=True)
+    found, expected = merger.key(one), merger.key(other)
+    assert (found is not None and found == expected) is is_merged
+
+
+def test_columns_are_merged_by_models_that_name_them_alone():
+    merger = Merger(
+        "m",
+        ModelMetadata(inputs=[TensorMetadata("x", Datatype.FP64, [-1, 2])]),
+        is_row_wise=True,
+    )
+    assert merger.key(of_columns((1,), (1,))) is None

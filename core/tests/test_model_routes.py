@@ -1,7 +1,8 @@
 import asyncio
 
 import pytest
-from starlette.routing import Route
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
 
 from jackfield import Server, ServerSettings
 from jackfield._routes import TAKEN
@@ -154,6 +155,25 @@ async def test_a_model_is_not_freed_while_its_route_answers(serve, client_of, st
         assert stage.log == ["answered", "closed"]
 
 
+async def test_a_path_of_a_models_own_holds_as_many_requests_as_its_queue(
+    add_model, client_of, stage
+):
+    route = (
+        "@route('/f')\n    def f(self):\n        import stage\n        stage.inferring.release()\n"
+        "        assert stage.may_answer.wait(20)\n"
+    )
+    folder = add_model("m", "Mine", code=code(route), max_queue=2)
+    async with Server([folder], plugins=()) as server, client_of(server) as client:
+        asking = [asyncio.create_task(client.get("/v2/models/m/f")) for _ in range(2)]
+        await stage.until_inferring(2)
+        refused = await client.get("/v2/models/m/f")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "model 'm' is overloaded: 2 requests" in refused.json()["error"]
+        stage.may_answer.set()
+        assert [each.status_code for each in await asyncio.gather(*asking)] == [200, 200]
+        assert (await client.get("/v2/models/m/f")).status_code == 200
+
+
 FAILURES = {
     "raises": (
         "raise ValueError('swordfish')",
@@ -267,3 +287,84 @@ class R:
     (tmp_path / "m.r").write_text("")
     async with Server([tmp_path / "m.r"], plugins=["r"]) as server, client_of(server) as client:
         assert (await client.get("/v2/models/m/f")).json() == "plugged"
+
+
+# ---- at the root ----
+
+AT_ROOT = "@route('/f/{row}', methods=['POST'], at_root=True)\n    async def f(self, request):"
+ECHO = f"{AT_ROOT} return [request.path_params['row'], (await request.body()).decode()]"
+
+
+@pytest.fixture
+def serve_both(add_model):
+    """Serve two models with the path, and one without."""
+
+    def serve(names=("a", "b")):
+        folders = [add_model(name, "Mine", code=code(ECHO)) for name in names]
+        return Server([*folders, add_model("plain")], plugins=())
+
+    return serve
+
+
+async def test_a_path_is_at_the_root_too_where_one_model_has_it(serve_both, client_of):
+    async with serve_both(["a"]) as server, client_of(server) as client:
+        for path in ("/f/7", "/v2/models/a/f/7", "/f/7/"):
+            assert (await client.post(path, content="hi")).json() == ["7", "hi"]
+        found = await client.get("/f/7")
+        assert (found.status_code, found.headers["allow"]) == (405, "POST")
+        assert (await client.post("/other")).status_code == 404
+
+
+async def test_the_root_is_the_mounts_where_the_server_is_mounted(serve_both, client_of):
+    async with serve_both(["a"]) as server:
+        app = Starlette(routes=[Mount("/ml", server)])
+        async with client_of(app) as client:
+            assert (await client.post("/ml/f/7", content="hi")).json() == ["7", "hi"]
+            assert (await client.post("/f/7")).status_code == 404
+
+
+async def test_a_path_of_several_models_is_at_no_root(serve_both, client_of):
+    async with serve_both() as server, client_of(server) as client:
+        found = await client.post("/f/7", content="hi")
+        assert found.status_code == 404
+        assert found.json()["error"] == (
+            "'/f/7' is a path of several models ('a', 'b'); "
+            "put /v2/models/ and a model's name before it"
+        )
+        assert (await client.post("/v2/models/b/f/7", content="hi")).json() == ["7", "hi"]
+        await client.post("/v2/repository/models/a/unload")
+        assert (await client.post("/f/7", content="hi")).json() == ["7", "hi"]
+
+
+async def test_a_path_at_the_root_has_the_limit_on_bodies(serve, client_of):
+    async with serve(ECHO, max_body_bytes=10) as server, client_of(server) as client:
+        assert (await client.post("/f/7", content="x" * 11)).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/v2/f", "/metrics"])
+async def test_a_path_of_the_servers_own_is_not_taken_at_the_root(path, serve):
+    async with serve(f"@route('{path}', at_root=True)\n    def f(self): return 1") as server:
+        [line] = await server.index()
+        assert "is the server's own at the root" in line.reason
+
+
+async def test_a_caller_who_leaves_while_sending_is_no_failure_of_the_model(serve, caplog):
+    gone = [{"type": "http.disconnect"}]
+
+    async def receive():
+        return gone.pop()
+
+    async def send(message):
+        pass
+
+    async with serve(ECHO) as server:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v2/models/m/f/7",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-length", b"9")],
+        }
+        await server(scope, receive, send)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -320,3 +320,109 @@ async def test_a_runtimes_unknown_setting_is_a_problem_of_the_model(add_reader, 
         [line] = await server.index()
     assert line.state == "UNAVAILABLE"
     assert "'parameters.extra.scaled'; did you mean 'parameters.extra.scale'" in line.reason
+
+
+# ---- a runtime in front of another ----
+
+FRONT = """
+from jackfield import ArtifactFormat, InferResponse, ModelNotReadyError, RuntimeSpec, hookimpl
+
+
+@hookimpl
+def jackfield_runtimes():
+    return [
+        RuntimeSpec(
+            name="front",
+            runtime="plugin_jackfield_front:Front",
+            artifacts=(ArtifactFormat("FRONT", is_folder=True),),
+        )
+    ]
+
+
+class Front:
+    def __init__(self, context):
+        self.context = context
+        self.problem = ""
+
+    def load(self):
+        folder = self.context.artifact
+        extra = dict(self.context.extra)
+        self.name = extra.pop("with", "text")
+        self.inner, self.capabilities = self.context.load_with(
+            self.name, folder / "inner.txt", extra
+        )
+
+    def metadata(self):
+        return self.inner.metadata()
+
+    def infer(self, request):
+        if request.parameters.get("fall"):
+            self.problem = "it fell over"
+        if self.problem:
+            raise ModelNotReadyError(self.context.name, reason=self.problem)
+        return self.inner.infer(request)
+
+    def close(self):
+        self.inner.close()
+"""
+
+
+@pytest.fixture
+def serve_front(add_plugin, add_reader, models_dir):
+    """Serve a folder by `front`, which has `text` read a file in it."""
+    add_plugin("front", FRONT)
+    add_reader("text", "*.txt", options="Options")
+    folder = models_dir / "both"
+    folder.mkdir()
+    (folder / "FRONT").touch()
+    (folder / "inner.txt").write_text("hello")
+
+    def serve(plugins=("front", "text"), **settings):
+        (folder / "model-settings.json").write_text(json.dumps(settings))
+        return Server([folder], plugins=plugins)
+
+    return serve
+
+
+@pytest.mark.parametrize("scheduler", ["auto", "process"])
+async def test_a_runtime_has_another_load_what_it_stands_before(serve_front, scheduler):
+    settings = {"scheduler": scheduler, "parameters": {"extra": {"scale": 2.5}}}
+    async with serve_front(**settings) as server:
+        model = server.model("both")
+        assert (model.runtime_name, model.metadata.platform) == ("front", "text")
+        answer = await model.infer(x=[1.0])
+        assert answer.arrays["text"].tolist() == [b"hello"]
+        assert answer.arrays["scale"].tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("plugins", "extra", "reason"),
+    [
+        (["front"], {}, "it needs the runtime 'text', which is not installed; install it: pip"),
+        (["front", "text"], {"with": "tex"}, "it needs the runtime 'tex', which is not installed"),
+        (
+            ["front", "text"],
+            {"scale": "much"},
+            "the settings for the runtime 'text' do not fit: Expected `float`, got `str`",
+        ),
+    ],
+)
+async def test_what_stands_against_another_runtime_is_told(serve_front, plugins, extra, reason):
+    async with serve_front(plugins, parameters={"extra": extra}) as server:
+        [line] = await server.index()
+        assert reason in line.reason
+
+
+async def test_a_runtime_that_has_a_problem_is_not_ready(serve_front, client_of):
+    async with serve_front() as server, client_of(server) as client:
+        assert (await client.get("/v2/models/both/ready")).status_code == 200
+        body = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1]}]}
+        fall = body | {"parameters": {"fall": True}}
+        for sent in (fall, body):
+            answer = await client.post("/v2/models/both/infer", json=sent)
+            assert answer.status_code == 503
+            assert "it fell over" in answer.json()["error"]
+        assert (await client.get("/v2/models/both/ready")).status_code == 503
+        [line] = await server.index()
+        assert (line.state, line.reason) == ("UNAVAILABLE", "it fell over")
+        assert (await client.get("/v2/health/live")).status_code == 200

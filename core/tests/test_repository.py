@@ -478,3 +478,188 @@ def test_ours_go_before_mlservers(models_dir, scan):
 
 def test_a_model_that_has_no_settings_has_the_defaults(models_dir, scan):
     assert only(scan(write(models_dir / "iris.txt"))).settings == ModelSettings()
+
+
+# ---- folders that are artifacts ----
+
+
+@pytest.fixture
+def bundles(add_reader):
+    """Install `bundle`, whose artifacts are folders; and `text`, which reads what lies in them."""
+    add_reader("bundle", folders=("BUNDLE", "facts/part-0*"))
+    add_reader("text", "*.txt")
+    return ["bundle", "text"]
+
+
+@pytest.fixture
+def scan_bundles(models_dir, bundles):
+    def scan(*paths):
+        found = Repository(paths or [models_dir], discover(bundles)).scan()
+        return {(each.name, each.version): each for each in found}
+
+    return scan
+
+
+def test_a_folder_is_an_artifact_and_what_lies_in_it_is_not(models_dir, scan_bundles):
+    write(models_dir / "wine" / "BUNDLE")
+    write(models_dir / "wine" / "model.txt")
+    write(models_dir / "wine" / "deep" / "BUNDLE")
+    write(models_dir / "iris" / "model.txt")
+    found = scan_bundles()
+    assert set(found) == {("wine", ""), ("iris", "")}
+    assert found["wine", ""].artifact == models_dir / "wine"
+    assert found["wine", ""].spec.name == "bundle"
+
+
+def test_a_folder_is_known_by_a_path_below_it(models_dir, scan_bundles):
+    write(models_dir / "pipe" / "facts" / "part-00000-a1.txt")
+    write(models_dir / "pipe" / "stages" / "0" / "facts" / "part-00000")
+    source = only(scan_bundles())
+    assert (source.name, source.artifact) == ("pipe", models_dir / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "version"),
+    [
+        ("", "models", ""),
+        ("wine", "wine", ""),
+        ("wine/model", "wine", ""),
+        ("wine/3", "wine", "3"),
+        ("a/wine/v2", "wine", "v2"),
+    ],
+)
+def test_a_folders_place_gives_name_and_version(models_dir, scan_bundles, place, name, version):
+    write(models_dir / place / "BUNDLE")
+    source = only(scan_bundles())
+    assert (source.name, source.version, source.artifact) == (name, version, models_dir / place)
+
+
+@pytest.mark.parametrize("given", ["wine", "wine/BUNDLE"])
+def test_a_folder_or_the_file_that_makes_it_one_is_named_on_the_command_line(
+    models_dir, scan_bundles, given
+):
+    write(models_dir / "wine" / "BUNDLE")
+    source = only(scan_bundles(models_dir / given))
+    assert (source.name, source.artifact) == ("wine", models_dir / "wine")
+
+
+@pytest.mark.parametrize("implementation", ["", "bundle"])
+@pytest.mark.parametrize("uri", ["", "./", "./kept", "./kept/BUNDLE"])
+def test_settings_beside_or_above_the_folder(models_dir, scan_bundles, uri, implementation):
+    inner = "kept" if "kept" in uri else ""
+    folder = models_dir / "wine"
+    write(folder / inner / "BUNDLE")
+    write(folder / inner / "model.txt")
+    written = {"name": "w", "implementation": implementation, "parameters": {"uri": uri}}
+    write(folder / "model-settings.json", written)
+    source = only(scan_bundles())
+    assert (source.artifact, source.spec.name) == (folder / inner, "bundle")
+
+
+def test_the_only_folder_below_the_settings_is_found(models_dir, scan_bundles):
+    write(models_dir / "wine" / "kept" / "BUNDLE")
+    write(models_dir / "wine" / "model-settings.json", {"name": "w"})
+    assert only(scan_bundles()).artifact == models_dir / "wine" / "kept"
+
+
+def test_two_folders_below_the_settings_are_a_question(models_dir, scan_bundles):
+    for name in ("a", "b"):
+        write(models_dir / "wine" / name / "BUNDLE")
+    write(models_dir / "wine" / "model-settings.json", {"name": "w"})
+    assert "several artifacts are in" in only(scan_bundles()).problem
+    assert ": a, b; name one in parameters.uri" in only(scan_bundles()).problem
+
+
+def test_a_runtime_that_reads_files_may_be_named_for_what_is_in_the_folder(
+    models_dir, scan_bundles
+):
+    write(models_dir / "wine" / "BUNDLE")
+    file = write(models_dir / "wine" / "model.txt")
+    write(models_dir / "wine" / "model-settings.json", {"name": "w", "implementation": "text"})
+    assert only(scan_bundles()).artifact == file
+
+
+SPARK = '{"class":"org.apache.spark.ml.PipelineModel","timestamp":1,"sparkVersion":"4.3.0"}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "plugin"),
+    [
+        ("MLmodel", "flavors:\n  python_function:\n    loader_module: x\n", "mlflow"),
+        ("metadata/part-00000-1-c000.txt", SPARK, "mllib"),
+    ],
+)
+def test_a_known_folder_names_the_plugin_that_is_missing(models_dir, scan, file, content, plugin):
+    write(models_dir / "wine" / file, content)
+    write(models_dir / "wine" / "model.txt")
+    assert f'pip install "jackfield[{plugin}]"' in only(scan()).problem
+
+
+def test_a_text_of_that_name_with_other_content_is_none(models_dir, scan):
+    write(models_dir / "wine" / "metadata" / "part-00000", '{"class": "mine"}')
+    assert scan() == {}
+
+
+# ---- URIs that a runtime fetches itself ----
+
+
+@pytest.fixture
+def scan_uris(add_reader):
+    add_reader("store", "*.store", schemes=("models", "runs"))
+    add_reader("text", "*.txt")
+
+    def scan(*paths, plugins=("store", "text")):
+        return Repository(paths, discover(plugins)).scan()
+
+    return scan
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "version"),
+    [
+        ("models:/wine/3", "wine", "3"),
+        ("models:/wine@champion", "wine", ""),
+        ("runs:/0a1b/model", "model", ""),
+        ("models://host/wine/3", "wine", "3"),
+        ("models:/3", "3", ""),
+        ("models:/wine/latest", "wine", ""),
+        ("runs:/0a1b/deep/er/model?sig=abc", "model", ""),
+    ],
+)
+def test_a_uri_on_the_command_line_is_a_model(scan_uris, uri, name, version):
+    [source] = scan_uris(uri)
+    assert (source.name, source.version, source.uri) == (name, version, uri)
+    assert (source.artifact, source.problem, source.spec.name) == (None, "", "store")
+
+
+@pytest.mark.parametrize("implementation", ["", "store"])
+def test_a_uri_in_the_settings_is_left_to_its_runtime(models_dir, scan_uris, implementation):
+    settings = {"implementation": implementation, "parameters": {"uri": "models:/wine/1"}}
+    write(models_dir / "w" / "model-settings.json", settings)
+    [source] = scan_uris(models_dir)
+    assert (source.name, source.uri, source.spec.name) == ("w", "models:/wine/1", "store")
+
+
+@pytest.mark.parametrize(
+    ("implementation", "uri", "problem"),
+    [
+        ("text", "models:/wine/1", "the runtime 'text' fetches nothing from 'models:'"),
+        ("", "s4://bucket/wine", "artifacts can't be fetched from 's4:' yet; use a local path"),
+        ("store", "s4://bucket/wine", "artifacts can't be fetched from 's4:' yet"),
+    ],
+)
+def test_a_uri_that_nobody_fetches_is_refused(models_dir, scan_uris, implementation, uri, problem):
+    settings = {"implementation": implementation, "parameters": {"uri": uri}}
+    write(models_dir / "w" / "model-settings.json", settings)
+    [source] = scan_uris(models_dir)
+    assert problem in source.problem
+
+
+def test_a_uri_of_a_known_store_names_the_plugin_that_is_missing(scan_uris):
+    [source] = scan_uris("models:/wine/1", plugins=("text",))
+    assert 'pip install "jackfield[mlflow]"' in source.problem
+
+
+def test_code_that_is_not_there_is_no_uri(scan_uris):
+    with pytest.raises(SettingsError, match="there is no such file or folder"):
+        scan_uris("nowhere/model.py:Mine")

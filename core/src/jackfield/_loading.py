@@ -92,6 +92,7 @@ def _load_untranslated(source: ModelSource, threads: int, bound: ThreadBound) ->
         name=source.name,
         version=source.version,
         artifact=source.artifact,
+        uri=source.uri,
         settings=settings,
         options=_options(source, spec),
         threads=threads,
@@ -99,6 +100,7 @@ def _load_untranslated(source: ModelSource, threads: int, bound: ThreadBound) ->
             logging.getLogger("jackfield.model"),
             {"model": source.name, "version": source.version},
         ),
+        runtimes=source.runtimes,
     )
     runtime: Runtime
     if "." in spec.name:  # the model's own code, which lies in its folder

@@ -23,7 +23,7 @@ import msgspec
 from jackfield._loading import Loaded, load_runtime
 from jackfield._outputs import select_outputs
 from jackfield._overrides import decode_overrides
-from jackfield._process.proxy import ProcessRuntime, load_in_process
+from jackfield._process.proxy import load_in_process
 from jackfield._scheduling import NEVER, Arrivals, Scheduler, choose_scheduler, choose_stream
 from jackfield._statistics import LoadStatistics, ModelStatistics
 from jackfield._tracing import TraceSettings
@@ -265,8 +265,7 @@ class Model:
     @property
     def problem(self) -> str:
         """Why it can't answer now, although it is loaded; empty when it can."""
-        elsewhere = self._runtime.problem if isinstance(self._runtime, ProcessRuntime) else ""
-        return self.scheduler.problem or elsewhere
+        return self.scheduler.problem or str(getattr(self._runtime, "problem", ""))
 
     def _admit(self, request: InferRequest) -> None:
         """Let a request in, or refuse it."""
@@ -306,7 +305,13 @@ class Model:
 
     @contextlib.contextmanager
     def visit(self) -> Iterator[None]:
-        """Keep the runtime while one of its own routes answers; that is no inference."""
+        """Keep the runtime while one of its own routes answers; that is no inference.
+
+        Raises:
+            OverloadedError: `max_queue` of them are under way already.
+        """
+        if self._visits >= self._max_queue:
+            raise OverloadedError(self.name, limit=self._max_queue)
         self._visits += 1
         self._idle.clear()
         try:
@@ -787,18 +792,14 @@ class Models:
         }
         for key in [key for key in self._serving if key[0] == name]:
             del self._serving[key]
-        for version, model in ready.items():
-            self._serving[name, version] = model
-        if ready:
-            # an un-versioned model goes before all, as in MLServer
-            newest = "" if "" in ready else max(ready, key=version_key)
-            self._serving[name, ""] = ready[newest]
         for path in [path for path, model in self.paths.items() if model.name == name]:
             del self.paths[path]
-        for (_, version), model in list(self._serving.items()):
-            if model.name == name:
-                middle = f"/versions/{version}" if version else ""
-                self.paths[f"/v2/models/{name}{middle}/infer"] = model
+        if ready and "" not in ready:  # an un-versioned model goes before all, as in MLServer
+            ready[""] = ready[max(ready, key=version_key)]
+        for version, model in ready.items():
+            middle = f"/versions/{version}" if version else ""
+            self._serving[name, version] = model
+            self.paths[f"/v2/models/{name}{middle}/infer"] = model
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

@@ -10,7 +10,9 @@ import dataclasses
 import fnmatch
 import functools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from jackfield._code import holds_module
 from jackfield.artifacts import identify
@@ -20,7 +22,6 @@ from jackfield.settings import MODEL_FILE, ModelSettings, read_model_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from jackfield._plugins import Plugins
     from jackfield.runtime import ArtifactFormat
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 #: A folder of this name holds a version, as Triton lays repositories out.
 _VERSION_FOLDER = re.compile(r"^v?\d+(\.\d+)*$")
 _CODE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
-_URI_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
+#: Two letters or more: a single one is a drive of Windows.
+_URI_SCHEME = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+)(?<!\.py):")
 #: Suffixes of formats whose plugin may not be installed -> the plugin that reads them.
 _SUFFIXES = {
     ".joblib": "sklearn",
@@ -39,6 +41,9 @@ _SUFFIXES = {
     ".bst": "xgboost",
     ".cbm": "catboost",
 }
+#: Files that make the folder which has them an artifact -> the plugin that reads it; the first
+#: is known by its name alone.
+_FOLDERS = {"MLmodel": "mlflow", "metadata/part-00000*": "mllib"}
 
 
 _NO_SETTINGS = ModelSettings()
@@ -53,7 +58,11 @@ class ModelSource:
     folder: Path
     settings: ModelSettings = _NO_SETTINGS
     artifact: Path | None = None
+    #: What its runtime fetches itself; empty for none.
+    uri: str = ""
     spec: RuntimeSpec | None = None
+    #: All installed runtimes, by name.
+    runtimes: Mapping[str, RuntimeSpec] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problem: str = ""
 
@@ -62,8 +71,8 @@ class Repository:
     """The models under the paths that the operator named.
 
     Args:
-        paths: Artifact files, Python files (``model.py``, ``model.py:Class``), and folders of
-            models.
+        paths: Artifact files, Python files (``model.py``, ``model.py:Class``), folders of
+            models, and URIs that a runtime fetches itself (``models:/wine@champion``).
         plugins: What is installed.
         name: The name of the one model there, instead of the one that its file gives.
         environ: Environment variables, for a single model's settings.
@@ -74,28 +83,37 @@ class Repository:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         plugins: Plugins,
         *,
         name: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        self.paths: list[Path] = []
+        self._uris: list[str] = []
         for path in paths:
-            if not (path.exists() or _split_code(path)[0].is_file()):
+            given = Path(path)
+            if given.exists() or _split_code(given)[0].is_file():
+                self.paths.append(given.resolve())
+            elif _scheme(str(path)):
+                self._uris.append(str(path))
+            else:
                 raise SettingsError(str(path), "there is no such file or folder")
-        self.paths = tuple(path.resolve() for path in paths)
         self._plugins = plugins
         self._name = name
         # several models would share the variables, each meant for one
-        self._environ = (environ or {}) if len(self.paths) == 1 else {}
+        self._environ = (environ or {}) if len(paths) == 1 else {}
 
     def scan(self) -> list[ModelSource]:
-        """Find all models, in the order of the paths, then by name and version.
+        """Find all models, in the order of the paths, then by name and version; then the URIs.
 
         Raises:
             SettingsError: A name was given, and there are several models.
         """
         found = [source for path in self.paths for source in self._scan(path)]
+        found += [self._from_uri(uri) for uri in self._uris]
+        runtimes = self._plugins.runtimes
+        found = [dataclasses.replace(source, runtimes=runtimes) for source in found]
         if self._name:
             if len({source.name for source in found}) > 1:
                 names = ", ".join(sorted({source.name for source in found}))
@@ -110,7 +128,8 @@ class Repository:
         elif file.suffix == ".py" and file.is_file():
             yield _from_code(file, name)
         elif path.is_file():
-            yield self._from_artifact(path, name=path.stem, version="")
+            folder = self._folder_of(path)
+            yield self._from_artifact(folder or path, name=(folder or path).stem, version="")
         else:
             files = sorted(_visible(path, path.rglob(MODEL_FILE)))
             for file in files:
@@ -134,21 +153,90 @@ class Repository:
     def _from_folder(self, root: Path) -> Iterator[ModelSource]:
         """Find artifacts without settings: `a.joblib`, `b/model.joblib`, `c/2/model.ubj`."""
         by_stem: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
-        for file in sorted(_visible(root, root.rglob("*"))):
-            if file.is_file() and (rank := self._rank(file)) is not None:
-                by_stem.setdefault((file.parent, file.stem), []).append((rank, file))
+        for place in sorted(self._places(root)):
+            rank = 0 if place.is_dir() else self._rank(place)
+            if rank is not None:
+                by_stem.setdefault((place.parent, place.stem), []).append((rank, place))
         if len(by_stem) <= 1 and any(key.upper() in _DESCRIBING for key in self._environ):
             settings, warnings = read_model_settings(None, environ=self._environ)
             yield self._resolve(root.name, settings, root, tuple(warnings))
             return
         for (folder, stem), ranked in by_stem.items():
-            is_version = folder != root and _VERSION_FOLDER.match(folder.name) is not None
-            home = folder.parent if is_version else folder
+            artifact = min(ranked)[1]
+            # a version's folder holds the artifact, or is it
+            versioned = artifact if artifact.is_dir() else folder
+            is_version = versioned != root and _VERSION_FOLDER.match(versioned.name) is not None
+            home = versioned.parent if is_version else folder
+            is_named = stem != "model" and versioned != artifact
+            if versioned == artifact:
+                is_named = not is_version and (stem != "model" or artifact == root)
             yield self._from_artifact(
-                min(ranked)[1],
-                name=home.name if stem == "model" else stem,
-                version=folder.name if is_version else "",
+                artifact,
+                name=artifact.stem if is_named else home.name,
+                version=versioned.name if is_version else "",
             )
+
+    def _places(self, folder: Path) -> Iterator[Path]:
+        """Walk through files and the folders that are artifacts, into which it does not look."""
+        if self._folder_framework(folder):
+            yield folder
+            return
+        for path in folder.iterdir():
+            if path.name.startswith("."):  # as MLServer leaves out what is hidden
+                continue
+            if path.is_dir():
+                yield from self._places(path)
+            elif path.is_file():
+                yield path
+
+    def _folder_framework(self, folder: Path) -> str:
+        """Name the runtime for a folder that is an artifact; empty for any other folder."""
+        for spec, form in self._readers():
+            if form.is_folder and is_artifact(folder, spec, form):
+                return spec.name
+        for pattern, plugin in _FOLDERS.items():  # of a plugin that may not be installed
+            files = (file for file in folder.glob(pattern) if file.is_file())
+            if plugin not in self._plugins.runtimes and any(
+                file.name == pattern or _framework(file) == plugin for file in files
+            ):
+                return plugin
+        return ""
+
+    def _folder_of(self, file: Path) -> Path | None:
+        """Find the artifact that a file makes of a folder."""
+        folders = {form.pattern for _, form in self._readers() if form.is_folder}
+        for pattern in folders | {*_FOLDERS}:
+            folder = file.parents[pattern.count("/")]
+            if fnmatch.fnmatch(str(file.relative_to(folder)), pattern):
+                return folder if self._folder_framework(folder) else None
+        return None
+
+    def _from_uri(self, uri: str) -> ModelSource:
+        # not of the host or the query, which may hold secrets
+        parts = [part.partition("@")[0] for part in urlsplit(uri).path.split("/") if part]
+        version = parts.pop() if len(parts) > 1 and _VERSION_FOLDER.match(parts[-1]) else ""
+        # models:/NAME/STAGE, and NAME/latest
+        name = parts[0 if _scheme(uri) == "models" else -1] if parts else ""
+        source = ModelSource(name=name, version=version, folder=Path.cwd(), uri=uri)
+        try:
+            return dataclasses.replace(source, spec=self._fetching(uri, None))
+        except ModelLoadError as error:
+            return dataclasses.replace(source, problem=str(error))
+
+    def _fetching(self, uri: str, spec: RuntimeSpec | None) -> RuntimeSpec:
+        """Find the runtime that fetches a URI itself."""
+        scheme = _scheme(uri)
+        if spec is not None and scheme in spec.uri_schemes:
+            return spec
+        fetching = [each for each in self._plugins.runtimes.values() if scheme in each.uri_schemes]
+        if spec is None and fetching:
+            return fetching[0]
+        if spec is not None and fetching:
+            raise ModelLoadError(f"the runtime '{spec.name}' fetches nothing from '{scheme}:'")
+        if scheme in _URI_PLUGINS:
+            raise self._plugins.missing(_URI_PLUGINS[scheme])
+        problem = f"artifacts can't be fetched from '{scheme}:' yet; use a local path"
+        raise ModelLoadError(problem)
 
     def _from_artifact(self, file: Path, *, name: str, version: str) -> ModelSource:
         try:
@@ -169,8 +257,10 @@ class Repository:
             warnings=warnings,
         )
         try:
-            place = _place(settings.parameters.uri, folder)
             spec = self._implementation(settings.implementation, folder)
+            if _scheme(uri := settings.parameters.uri):
+                return dataclasses.replace(source, uri=uri, spec=self._fetching(uri, spec))
+            place = _place(uri, folder)
             if spec is None:
                 artifact = self._pick(place, None)
                 spec = self._detect(artifact)
@@ -199,19 +289,21 @@ class Repository:
         ranks = [
             rank
             for rank, (_, form) in enumerate(readers)
-            if fnmatch.fnmatch(file.name, form.pattern)
+            if fnmatch.fnmatch(file.name, form.pattern) and not form.is_folder
         ]
         for rank in ranks:
-            if is_of(file, *readers[rank]):
+            if _is_of(file, *readers[rank]):
                 return rank
         # a model nevertheless, if its plugin is only missing
         is_lost = bool(ranks) and _framework(file) not in ("", *self._plugins.runtimes)
         return len(readers) if is_lost else None
 
     def _pick(self, place: Path, spec: RuntimeSpec | None) -> Path:
-        """Choose the artifact file in a folder: the first pattern with a match wins."""
+        """Choose the artifact in a folder, or the folder: the first pattern with a match wins."""
         if place.is_file():
-            return place
+            return self._folder_of(place) or place
+        if folder := self._pick_folder(place, spec):
+            return folder
         readers = [(spec, form) for form in spec.artifacts] if spec else self._readers()
         for reader, form in readers:
             files = sorted(
@@ -219,12 +311,11 @@ class Repository:
                 for file in place.glob(form.pattern)
                 # who names the runtime means the file of the usual name, whatever is in it
                 if file.is_file()
-                and ((spec and file.name == form.pattern) or is_of(file, reader, form))
+                and not form.is_folder
+                and ((spec and file.name == form.pattern) or _is_of(file, reader, form))
             )
             if len(files) > 1:
-                names = ", ".join(file.name for file in files)
-                problem = f"several artifacts are in '{place}': {names}; name one in parameters.uri"
-                raise ModelLoadError(problem)
+                raise _several(place, files)
             if files:
                 return files[0]
         if spec is None:
@@ -235,12 +326,36 @@ class Repository:
         problem = f"no artifact is in '{place}'; looked for {patterns or 'none'}"
         raise ModelLoadError(problem)
 
+    def _pick_folder(self, place: Path, spec: RuntimeSpec | None) -> Path | None:
+        """Choose the folder that is an artifact: this one, or the only one in it."""
+        if spec is not None and not any(form.is_folder for form in spec.artifacts):
+            return None
+        below = sorted(path for path in _visible(place, place.glob("*")) if path.is_dir())
+        for folders in ([place], below):
+            found = [folder for folder in folders if self._is_artifact(folder, spec)]
+            if len(found) > 1:
+                raise _several(place, found)
+            if found:
+                return found[0]
+        return None
+
+    def _is_artifact(self, folder: Path, spec: RuntimeSpec | None) -> bool:
+        """Tell whether a folder is an artifact, of one runtime or of any."""
+        if spec is None:
+            return bool(self._folder_framework(folder))
+        return any(form.is_folder and is_artifact(folder, spec, form) for form in spec.artifacts)
+
     def _detect(self, artifact: Path) -> RuntimeSpec:
-        """Find the one runtime that reads a file: by its name, else by its content."""
+        """Find the one runtime that reads an artifact: by its name, else by its content."""
+        if artifact.is_dir():
+            framework = self._folder_framework(artifact)
+            if spec := self._plugins.runtimes.get(framework):
+                return spec
+            raise self._plugins.missing(framework)
         claims = [
             (spec, form)
             for spec, form in self._readers()
-            if fnmatch.fnmatch(artifact.name, form.pattern)
+            if fnmatch.fnmatch(artifact.name, form.pattern) and not form.is_folder
         ]
         claimants = {spec.name: spec for spec, _ in claims}
         sure = {spec.name: spec for spec, form in claims if not form.by_content}
@@ -276,7 +391,21 @@ class _Content(NamedTuple):
     title: str
 
 
-def is_of(file: Path, spec: RuntimeSpec, form: ArtifactFormat) -> bool:
+def _several(place: Path, found: Sequence[Path]) -> ModelLoadError:
+    names = ", ".join(path.name for path in found)
+    return ModelLoadError(
+        f"several artifacts are in '{place}': {names}; name one in parameters.uri"
+    )
+
+
+def is_artifact(path: Path, spec: RuntimeSpec, form: ArtifactFormat) -> bool:
+    """Tell whether a file, or a folder by what it has, is an artifact of a form."""
+    if form.is_folder:
+        return any(file.is_file() and _is_of(file, spec, form) for file in path.glob(form.pattern))
+    return fnmatch.fnmatch(path.name, form.pattern) and _is_of(path, spec, form)
+
+
+def _is_of(file: Path, spec: RuntimeSpec, form: ArtifactFormat) -> bool:
     """Tell whether a file whose name is of a form is of that form."""
     return not form.by_content or _framework(file) == spec.name
 
@@ -324,14 +453,19 @@ def _visible(root: Path, paths: Iterator[Path]) -> Iterator[Path]:
             yield path
 
 
+#: Scheme of a URI -> the plugin that fetches it.
+_URI_PLUGINS = {"models": "mlflow", "runs": "mlflow", "mlflow-artifacts": "mlflow"}
+
+
+def _scheme(uri: str) -> str:
+    """Tell the scheme of a URI; empty for a path on this machine."""
+    match = _URI_SCHEME.match(uri)
+    return match["scheme"].lower() if match and match["scheme"].lower() != "file" else ""
+
+
 def _place(uri: str, folder: Path) -> Path:
     if uri.startswith("file:"):
         uri = uri.removeprefix("file:").removeprefix("//")
-    elif _URI_SCHEME.match(uri):
-        problem = (
-            f"artifacts can't be fetched from '{uri.partition(':')[0]}:' yet; use a local path"
-        )
-        raise ModelLoadError(problem)
     place = (folder / uri).resolve()
     if not place.exists():
         problem = f"its artifact '{place}' is missing (parameters.uri is '{uri}')"

@@ -18,6 +18,8 @@ from jackfield.runtime import RouteMark
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+#: First parts of the server's own paths at its root.
+_TAKEN_AT_ROOT = frozenset(["metrics", "v2"])
 #: First parts of the server's own paths below a model's: a test compares them with the routes.
 TAKEN = frozenset(
     [
@@ -50,6 +52,8 @@ class ModelRoute(NamedTuple):
     takes_request: bool = False
     #: The type that the JSON body is decoded to; None where the method does not take it.
     body: Any = None
+    #: Whether it is served at the server's root as well, where no other model has it there.
+    at_root: bool = False
 
 
 def find_routes(model: object) -> tuple[ModelRoute, ...]:
@@ -80,7 +84,7 @@ def _marked(model: object) -> Iterator[ModelRoute]:
         for mark in marks:
             if isinstance(mark, RouteMark):
                 methods = tuple(method.upper() for method in mark.methods)
-                yield ModelRoute(mark.path, methods, getattr(model, name))
+                yield ModelRoute(mark.path, methods, getattr(model, name), at_root=mark.at_root)
 
 
 def _check(route: ModelRoute, what: str) -> None:
@@ -91,6 +95,10 @@ def _check(route: ModelRoute, what: str) -> None:
     if match["first"] in TAKEN:
         taken = ", ".join(sorted(TAKEN))
         problem = f"{what} is the server's own; choose another first part than {taken}"
+        raise ModelLoadError(problem)
+    if route.at_root and match["first"] in _TAKEN_AT_ROOT:
+        taken = ", ".join(sorted(_TAKEN_AT_ROOT))
+        problem = f"{what} is the server's own at the root; choose another first part than {taken}"
         raise ModelLoadError(problem)
     names = _PARAMETER.findall(route.path)
     if len({*names, "model", "version"}) < len(names) + 2:

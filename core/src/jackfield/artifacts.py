@@ -56,6 +56,8 @@ class Form(enum.StrEnum):
     PICKLE = "a pickle"
     SKOPS = "a skops file"
     ONNX = "ONNX"
+    MLMODEL = "an MLmodel file"
+    SPARK = "Spark's metadata"
     NUMPY = "NumPy's array form"
     ZIP = "a zip file"
     EMPTY = "empty"
@@ -73,6 +75,8 @@ _FRAMEWORKS = {
     Form.CATBOOST_PYTHON: "catboost",
     Form.SKOPS: "sklearn",
     Form.ONNX: "onnx",
+    Form.MLMODEL: "mlflow",
+    Form.SPARK: "mllib",
 }
 #: Top-level package -> framework, for what a pickle or a skops file names.
 _PACKAGES = {
@@ -89,6 +93,8 @@ _TITLES = {
     "lightgbm": "LightGBM",
     "catboost": "CatBoost",
     "onnx": "ONNX",
+    "mlflow": "MLflow",
+    "mllib": "Spark MLlib",
 }
 
 
@@ -96,7 +102,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """What a file's content tells."""
 
     form: Form
-    #: Name of the plugin for it: "sklearn", "xgboost", "lightgbm", "catboost", "onnx"; else empty.
+    #: Name of the plugin for it: "sklearn", "xgboost", "lightgbm", "catboost", "onnx",
+    #: "mlflow", "mllib"; else empty.
     framework: str = ""
     #: ``module.Class`` of the object in a pickle or a skops file; "builtins.dict" and the like
     #: where it is a container; empty where that could not be read.
@@ -215,6 +222,11 @@ def _by_mark(head: bytes, _file: BinaryIO) -> Artifact | None:
         return _found(Form.LIGHTGBM_TEXT)
     if re.match(rb"### +Model data", head) and b"catboost_model" in head:
         return _found(Form.CATBOOST_PYTHON)
+    # its two keys that are always there stand where they please
+    if re.search(rb"^flavors:\s*$", head, re.M) and re.search(rb"^\s+python_function:", head, re.M):
+        return _found(Form.MLMODEL)
+    if re.match(rb'\s*\{"class"\s*:\s*"org\.apache\.spark\.', head):
+        return _found(Form.SPARK)
     # an object's first key: its length in one of UBJSON's integers, then the key
     if re.match(rb"\{[iUIlL]\x00*[\x07](?:learner|version)", head):
         return _found(Form.XGBOOST_UBJ)
@@ -232,6 +244,8 @@ _JSON_KEYS = {
     "features_info": Form.CATBOOST_JSON,
     "oblivious_trees": Form.CATBOOST_JSON,
     "model_info": Form.CATBOOST_JSON,
+    # a class of somebody else's, saved by Spark's own writer
+    "sparkVersion": Form.SPARK,
 }
 _JSON_TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+(:)?|[{}\[\]]')
 

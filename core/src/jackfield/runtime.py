@@ -6,10 +6,12 @@ Used by plugins and by the core; imports no framework and no NumPy.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from jackfield.errors import ModelLoadError
 from jackfield.model_metrics import ModelMetrics
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 class ArtifactFormat(msgspec.Struct, frozen=True):
     """A form in which a framework saves a model, known by a file's name, or its content."""
 
-    #: Glob pattern on the file name, for example ``*.joblib``.
+    #: Glob pattern on the file name, for example ``*.joblib``; of a folder it may be a path below
+    #: it, for example ``metadata/part-00000*``.
     pattern: str
     #: Reading it can run code that it carries (pickle): the operator's consent is needed. A path
     #: on the server's own disk that the operator gives, or a folder that it lies in, is consent.
@@ -50,6 +53,9 @@ class ArtifactFormat(msgspec.Struct, frozen=True):
     #: `jackfield.artifacts.identify` finds the framework that the spec is named after. A file that
     #: has the pattern for its name counts without that where the settings name the runtime.
     by_content: bool = False
+    #: The artifact is the folder that has a file of the pattern. All below it is part of it: no
+    #: other model is looked for there.
+    is_folder: bool = False
 
 
 class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +86,8 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: type[msgspec.Struct] | None = None
     #: Distributions of the framework, listed with their versions by ``jackfield plugins``.
     frameworks: tuple[str, ...] = ()
+    #: Schemes of a `parameters.uri` that the runtime fetches itself, for example ``models``.
+    uri_schemes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +97,10 @@ class ModelContext:
     name: str
     #: Empty for an un-versioned model.
     version: str
-    #: The file or folder to load. None if the model has none; then the runtime needs none.
+    #: The file or folder to load. None if the model has none, or it is at `uri`.
     artifact: Path | None
+    #: What the runtime is to fetch itself, of one of its spec's `uri_schemes`; empty otherwise.
+    uri: str = ""
     settings: ModelSettings
     #: The runtime's own settings: the Struct that its spec names, else None.
     options: msgspec.Struct | None
@@ -100,11 +110,56 @@ class ModelContext:
     logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
     #: Counters, gauges and histograms, shown with the model's name and version; gone with it.
     metrics: ModelMetrics = dataclasses.field(default_factory=ModelMetrics)
+    #: All installed runtimes, by name.
+    runtimes: Mapping[str, RuntimeSpec] = dataclasses.field(default_factory=dict)
 
     @property
     def extra(self) -> Mapping[str, Any]:
         """The author's own settings: `parameters.extra` of the model's settings."""
         return self.settings.parameters.extra
+
+    def load_with(
+        self, name: str, artifact: Path, extra: Mapping[str, Any] | None = None
+    ) -> tuple[Runtime, Capabilities]:
+        """Load an artifact with another plugin's runtime, for one that stands in front of it.
+
+        Args:
+            name: The other runtime's name.
+            artifact: A file or folder of a form that it reads.
+            extra: The other runtime's own settings, in place of this one's; none by default.
+
+        Returns:
+            The runtime, loaded, and what may be done with it. Who asked for it closes it.
+
+        Raises:
+            ModelLoadError: The runtime is not installed, refuses its settings, or can't serve the
+                artifact. Whatever else it raises comes as it is.
+        """
+        spec = self.runtimes.get(name)
+        if spec is None:
+            raise ModelLoadError(
+                f"it needs the runtime '{name}', which is not installed; "
+                f'install it: pip install "jackfield[{name}]"'
+            )
+        parameters = msgspec.structs.replace(
+            self.settings.parameters, uri=str(artifact), extra=dict(extra or {})
+        )
+        settings = msgspec.structs.replace(
+            self.settings, implementation=name, parameters=parameters
+        )
+        options = None
+        if spec.options is not None:
+            try:
+                options = msgspec.convert(dict(extra or {}), spec.options)
+            except msgspec.ValidationError as error:
+                problem = f"the settings for the runtime '{name}' do not fit: {error}"
+                raise ModelLoadError(problem) from error
+        module, _, attribute = spec.runtime.partition(":")
+        runtime: Runtime = getattr(importlib.import_module(module), attribute)(
+            dataclasses.replace(self, artifact=artifact, uri="", settings=settings, options=options)
+        )
+        runtime.load()
+        return runtime, getattr(runtime, "capabilities", spec.capabilities)
 
 
 @runtime_checkable
@@ -119,7 +174,9 @@ class Runtime(Protocol):
     It may have `stream`, an async generator function (or a plain one, which is stepped through in
     threads), that takes a request and yields `InferResponse`s: the streaming routes use it.
 
-    After `load` it may have `capabilities`, where those of its spec do not hold for this model.
+    After `load` it may have `capabilities`, where those of its spec do not hold for this model, and
+    `problem`, a text that tells why it can't answer at the moment, and is empty when it can: the
+    model is not ready while it has one, and its `infer` raises `ModelNotReadyError`.
     """
 
     def load(self) -> None:
@@ -166,9 +223,12 @@ class RouteMark:
 
     path: str
     methods: tuple[str, ...]
+    at_root: bool = False
 
 
-def route(path: str, *, methods: Sequence[str] = ("GET",)) -> Callable[[_Handler], _Handler]:
+def route(
+    path: str, *, methods: Sequence[str] = ("GET",), at_root: bool = False
+) -> Callable[[_Handler], _Handler]:
     """Answer a REST path of the model by a method of its runtime.
 
     The path lies under the model's own, ``/v2/models/{name}`` and
@@ -180,6 +240,8 @@ def route(path: str, *, methods: Sequence[str] = ("GET",)) -> Callable[[_Handler
         path: Begins with a slash and a fixed part that is none of the server's; later parts may be
             ``{name}``, found in the request's `path_params`.
         methods: HTTP methods.
+        at_root: It is the server's path, too, as long as one model alone has it there; its first
+            part is none of the server's own then (``v2``, ``metrics``).
 
     Returns:
         A decorator for a method that takes nothing, Starlette's `Request`, or one parameter of
@@ -198,9 +260,10 @@ def route(path: str, *, methods: Sequence[str] = ("GET",)) -> Callable[[_Handler
         ```
     """
 
-    def mark(handler: _Handler) -> _Handler:
-        marks = (*getattr(handler, "__jackfield_routes__", ()), RouteMark(path, tuple(methods)))
+    def note(handler: _Handler) -> _Handler:
+        mark = RouteMark(path, tuple(methods), at_root)
+        marks = (*getattr(handler, "__jackfield_routes__", ()), mark)
         handler.__jackfield_routes__ = marks  # type: ignore[attr-defined]
         return handler
 
-    return mark
+    return note

@@ -76,7 +76,7 @@ class Server:
     its arguments: the copy is a server of its own, not started.
 
     Args:
-        models: Artifact files and folders of models, as ``jackfield serve`` takes them.
+        models: Artifact files, folders of models and URIs, as ``jackfield serve`` takes them.
         settings: Limits, names and, for `run`, addresses; the defaults if None.
         name: The name of the one model, instead of the one that its file gives.
         plugins: Names of the plugins to use; None uses all that are installed.
@@ -104,11 +104,10 @@ class Server:
     ) -> None:
         self._arguments = (models, settings, name, plugins, environ)
         self.settings = settings or ServerSettings()
-        paths = [Path(path) for path in models]
         found = discover(plugins)
         for warning in found.warnings:
             logger.warning("%s", warning)
-        repository = Repository(paths, found, name=name, environ=environ)
+        repository = Repository(models, found, name=name, environ=environ)
         self._models = Models(repository, threads=default_threads(self.settings.workers))
         self._metrics = Metrics(
             self._models.loaded,

@@ -136,7 +136,8 @@ class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The artifact, a file or folder, relative to the settings file; "
-            "the folder of the settings file by default."
+            "the folder of the settings file by default. Or a URI that its runtime fetches itself, "
+            "as MLflow's models:/wine@champion."
         ),
     ] = ""
     version: Annotated[str, Meta(description="The model's version; empty for none.")] = ""
@@ -193,7 +194,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "auto"
     max_queue: Annotated[
-        int, Meta(ge=1, description="Most requests held, waiting and running; 429 above.")
+        int,
+        Meta(
+            ge=1,
+            description="Most requests held, waiting and running, and as many for paths of the "
+            "runtime's own; 429 above.",
+        ),
     ] = 1000
     max_batch_size: Annotated[
         int,

@@ -18,8 +18,6 @@ from jackfield.settings import ServerSettings, default, description, fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PATHS = click.Path(path_type=Path)
-
 
 def main() -> None:
     """Run a command; an error of ours is one line and a non-zero exit."""
@@ -53,11 +51,11 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=_PATHS)
+@click.argument("paths", nargs=-1, required=True)
 @click.option("--name", default="", help="Name of the one model, instead of its file's.")
 @_server_options
-def serve(paths: tuple[Path, ...], name: str, **options: object) -> None:
-    """Serve the models at PATHS: artifacts, model.py:Class, and folders of models."""
+def serve(paths: tuple[str, ...], name: str, **options: object) -> None:
+    """Serve the models at PATHS: artifacts, model.py:Class, folders of models, and URIs."""
     from jackfield._cli.serve import serve_models
 
     given = {key: value for key, value in options.items() if value is not None}
@@ -65,10 +63,10 @@ def serve(paths: tuple[Path, ...], name: str, **options: object) -> None:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=_PATHS)
+@click.argument("paths", nargs=-1, required=True)
 @click.option("--load/--no-load", default=True, help="Load the models too, or read settings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(paths: tuple[Path, ...], *, load: bool, as_json: bool) -> None:
+def check(paths: tuple[str, ...], *, load: bool, as_json: bool) -> None:
     """Check settings and artifacts at PATHS without serving; the exit code tells."""
     from jackfield._cli.check import check_models
 
@@ -373,7 +371,7 @@ def plugins(*, trace: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=_PATHS, metavar="NAME")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="NAME")
 def init(folder: Path) -> None:
     """Write a model with code of its own into the folder NAME; it serves at once."""
     from jackfield._cli.init import write_model

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from jackfield._cli.environment import allowed_plugins, read_environment
 from jackfield._cli.log import configure_logging
@@ -15,12 +17,11 @@ from jackfield.settings import resolve_server_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from jackfield._repository import ModelSource
 
 
-def check_models(paths: Sequence[Path], *, load: bool, as_json: bool) -> int:
+def check_models(paths: Sequence[str], *, load: bool, as_json: bool) -> int:
     """Check what lies at the paths.
 
     Returns:
@@ -31,7 +32,7 @@ def check_models(paths: Sequence[Path], *, load: bool, as_json: bool) -> int:
     """
     configure_logging("error", "text")
     environ = read_environment()
-    folders = [path for path in paths if path.is_dir()]
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
     resolved = resolve_server_settings(folders, environ=environ, options={})
     plugins = discover(allowed_plugins(environ))
     repository = Repository(paths, plugins, environ=environ)
@@ -77,6 +78,12 @@ def _line(source: ModelSource, problem: str) -> dict[str, str]:
         "model": source.name,
         "version": source.version,
         "runtime": source.spec.name if source.spec else "",
-        "artifact": str(source.artifact or ""),
+        "artifact": str(source.artifact or _without_secrets(source.uri)),
         "problem": problem,
     }
+
+
+def _without_secrets(uri: str) -> str:
+    """Leave out the user, the password and the query, which may sign the address."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +26,6 @@ from jackfield.settings import resolve_server_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import FrameType
 
     from jackfield.server import Addresses
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jackfield")
 
 
-def serve_models(paths: Sequence[Path], *, name: str, options: Mapping[str, object]) -> int:
+def serve_models(paths: Sequence[str], *, name: str, options: Mapping[str, object]) -> int:
     """Serve until SIGINT or SIGTERM.
 
     Returns:
@@ -44,7 +44,7 @@ def serve_models(paths: Sequence[Path], *, name: str, options: Mapping[str, obje
         JackfieldError: The server can't start.
     """
     environ = read_environment()
-    folders = [path for path in paths if path.is_dir()]
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
     resolved = resolve_server_settings(folders, environ=environ, options=options)
     settings = resolved.settings
     if settings.workers > 1:

@@ -1,6 +1,7 @@
 """The paths that models answer themselves: whatever lies below a model and is no path of ours.
 
-They are no routes of the app: a model brings them with it, and takes them away when it is unloaded.
+Some are at the root, too, as long as one model alone has them. They are no routes of the app: a
+model brings them with it, and takes them away when it is unloaded.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 
 from jackfield._http.body import read_json
+from jackfield._http.errors import error_response
 from jackfield.errors import ModelNotFoundError, PayloadTooLargeError
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class ModelRoutes:
         self._limit_bytes = settings.max_body_bytes
         # made when first asked for; goes with its model
         self._routers: weakref.WeakKeyDictionary[Model, Router] = weakref.WeakKeyDictionary()
+        self._root_routers: weakref.WeakKeyDictionary[Model, Router] = weakref.WeakKeyDictionary()
         self._below = [Route(path + "/{rest:path}", _nothing) for path in _PATHS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,26 +56,61 @@ class ModelRoutes:
                 except ModelNotFoundError as error:
                     raise HTTPException(404) from error
                 if model.routes:
-                    limited = _limit(receive, self._limit_bytes)
-                    with model.visit():
-                        await self._router(model)(scope, limited, send)
+                    await self._answer(model, self._router(model), scope, receive, send)
                     return
-        raise HTTPException(404)
+        having = self._at_root(scope)
+        if not having:
+            raise HTTPException(404)
+        if len(having) > 1:
+            names = ", ".join(f"'{each.name}'" for each in having)
+            text = (
+                f"'{scope['path']}' is a path of several models ({names}); "
+                "put /v2/models/ and a model's name before it"
+            )
+            await error_response(404, text)(scope, receive, send)
+            return
+        await self._answer(having[0], self._root_router(having[0]), scope, receive, send)
+
+    async def _answer(
+        self, model: Model, router: Router, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        limited = _limit(receive, self._limit_bytes)
+        with model.visit():
+            await router(scope, limited, send)
+
+    def _at_root(self, scope: Scope) -> list[Model]:
+        """Find the models that have a path at the root, each by its default version."""
+        names = dict.fromkeys(model.name for model in self._models.loaded() if model.routes)
+        models = [self._models.get(name) for name in names]
+        return [
+            model
+            for model in models
+            if any(
+                route.matches(scope)[0] is not Match.NONE
+                for route in self._root_router(model).routes
+            )
+        ]
 
     def _router(self, model: Model) -> Router:
         router = self._routers.get(model)
         if router is None:
-            routes = [
-                Route(
-                    path + each.path,
-                    _endpoint(each, model.translate, self._limit_bytes),
-                    methods=list(each.methods),
-                )
-                for each in model.routes
-                for path in _PATHS
-            ]
+            routes = [self._route(model, each, path) for each in model.routes for path in _PATHS]
             router = self._routers[model] = Router(routes, redirect_slashes=False)
         return router
+
+    def _root_router(self, model: Model) -> Router:
+        router = self._root_routers.get(model)
+        if router is None:
+            routes = [self._route(model, each, "") for each in model.routes if each.at_root]
+            router = self._root_routers[model] = Router(routes, redirect_slashes=False)
+        return router
+
+    def _route(self, model: Model, route: ModelRoute, below: str) -> Route:
+        return Route(
+            below + route.path,
+            _endpoint(route, model.translate, self._limit_bytes),
+            methods=list(route.methods),
+        )
 
 
 async def _nothing(request: Request) -> Response:
@@ -110,6 +149,8 @@ def _endpoint(
             return result if isinstance(result, Response) else _json(result)
         except HTTPException:
             raise
+        except ClientDisconnect:  # nobody reads an answer
+            return Response(status_code=400)
         except BaseException as error:
             translate(error)
             raise

@@ -61,8 +61,12 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     folder: str
     #: Empty for none.
     artifact: str
+    #: What its runtime fetches itself; empty for none.
+    uri: str
     settings: ModelSettings
     spec: Spec
+    #: All runtimes that the server knows.
+    runtimes: list[Spec]
     #: What the framework's pools may use for one call.
     threads: int
     #: Where the child imports from: the server's `sys.path`.

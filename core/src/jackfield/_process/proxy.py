@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from jackfield._repository import ModelSource
     from jackfield.messages import ModelMetadata
-    from jackfield.runtime import Capabilities
+    from jackfield.runtime import Capabilities, RuntimeSpec
 
 logger = logging.getLogger("jackfield")
 
@@ -402,20 +402,26 @@ def _describe(source: ModelSource, threads: int) -> Load:
     spec = source.spec
     if source.problem or spec is None:
         raise ModelLoadError(source.problem or "no runtime was found for it")
-    options = spec.options
     return Load(
         source.name,
         source.version,
         str(source.folder),
         str(source.artifact or ""),
+        source.uri,
         source.settings,
-        Spec(
-            spec.name,
-            spec.runtime,
-            spec.capabilities,
-            f"{options.__module__}:{options.__qualname__}" if options else "",
-        ),
+        _describe_runtime(spec),
+        [_describe_runtime(each) for each in source.runtimes.values()],
         threads,
         list(sys.path),
         model_log_level(),
+    )
+
+
+def _describe_runtime(spec: RuntimeSpec) -> Spec:
+    options = spec.options
+    return Spec(
+        spec.name,
+        spec.runtime,
+        spec.capabilities,
+        f"{options.__module__}:{options.__qualname__}" if options else "",
     )

@@ -42,6 +42,7 @@ from jackfield._process.frames import (
     Payload,
     Sample,
     SetLogLevel,
+    Spec,
     decode,
     encode,
     pack,
@@ -50,6 +51,7 @@ from jackfield._process.link import Link
 from jackfield._process.log import configure_child_logging, set_log_level
 from jackfield._repository import ModelSource
 from jackfield._scheduling import choose_stream
+from jackfield._threads import available_cores
 from jackfield.errors import ModelLoadError
 from jackfield.messages import InferRequest, InferResponse
 from jackfield.runtime import RuntimeSpec
@@ -179,7 +181,19 @@ def _load(load: Load, sock: socket.socket) -> LoadedModel | None:
 
 
 def _source(load: Load) -> ModelSource:
-    spec = load.spec
+    return ModelSource(
+        name=load.name,
+        version=load.version,
+        folder=Path(load.folder),
+        settings=load.settings,
+        artifact=Path(load.artifact) if load.artifact else None,
+        uri=load.uri,
+        spec=_runtime_spec(load.spec),
+        runtimes={spec.name: _runtime_spec(spec) for spec in load.runtimes},
+    )
+
+
+def _runtime_spec(spec: Spec) -> RuntimeSpec:
     module, _, name = spec.options.partition(":")
     options: type[msgspec.Struct] | None = None
     if module:
@@ -187,18 +201,11 @@ def _source(load: Load) -> ModelSource:
         for part in name.split("."):
             found = getattr(found, part)
         options = cast("type[msgspec.Struct]", found)
-    return ModelSource(
-        name=load.name,
-        version=load.version,
-        folder=Path(load.folder),
-        settings=load.settings,
-        artifact=Path(load.artifact) if load.artifact else None,
-        spec=RuntimeSpec(
-            name=spec.name,
-            runtime=spec.runtime,
-            capabilities=spec.capabilities,
-            options=options,
-        ),
+    return RuntimeSpec(
+        name=spec.name,
+        runtime=spec.runtime,
+        capabilities=spec.capabilities,
+        options=options,
     )
 
 
@@ -223,7 +230,7 @@ def _choose_engine(loaded: LoadedModel, sock: socket.socket, reader: FrameReader
 
     if stream is None and not is_parallel:
         return _SerialEngine(infer, loaded.metrics, sock, reader)
-    threads = (os.cpu_count() or 1) if is_parallel else 1
+    threads = available_cores() if is_parallel else 1
     return _LoopEngine(loaded, sock, reader, stream=stream, plain=infer, threads=threads)
 
 

@@ -53,6 +53,13 @@ class Merger:
             for tensor in metadata.inputs
             if tensor.shape and not tensor.parameters.get("any_shape")
         }
+        # a matrix of a table may come as a tensor for each column, [n] or [n, 1]
+        self._columns = frozenset(
+            name
+            for tensor in metadata.inputs
+            if len(tensor.shape) == 2
+            for name in _names(tensor.parameters.get("columns"))
+        )
         # runtimes with one input take it by any name, as MLServer's do
         ranks = [*self._ranks.values()]
         self._rank = ranks[0] if len(ranks) == len(metadata.inputs) == 1 else 0
@@ -66,6 +73,8 @@ class Merger:
         for tensor in request.inputs:
             shape = tensor.array.shape
             rank = self._ranks.get(tensor.name, other)
+            if not rank and tensor.name in self._columns and shape[1:] in ((), (1,)):
+                rank = len(shape)
             if not rank or len(shape) != rank or rows not in (-1, shape[0]):
                 return None
             rows = shape[0]
@@ -114,6 +123,10 @@ class Merger:
             outcome = yield request
             outcomes.append(outcome)
         return outcomes
+
+
+def _names(columns: object) -> list[str]:
+    return [str(name) for name in columns] if isinstance(columns, list | tuple) else []
 
 
 def _shared(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:

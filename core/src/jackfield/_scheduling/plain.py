@@ -83,10 +83,9 @@ class PlainScheduler(Scheduler):
         )
         self._infer = infer
         self._bound = bound
-        self._place = settings.scheduler
-        self._waits = (
-            settings.scheduler == "thread" or settings.max_batch_time > 0 or not merger.counts_rows
-        )
+        #: Whether each batch goes where it costs least.
+        self._chooses = settings.scheduler == "auto" and merger.counts_rows
+        self._waits = settings.max_batch_time > 0
         self._slots = slots
         #: Batches that did not come back in time, by identity.
         self._stuck: set[int] = set()
@@ -125,11 +124,10 @@ class PlainScheduler(Scheduler):
 
     def _learn(self, outcomes: list[Outcome], ns: int) -> None:
         first = outcomes[0]
-        if isinstance(first, Execution) and first.requests == len(outcomes):
+        if self._chooses and isinstance(first, Execution) and first.requests == len(outcomes):
             self._cost.update(first.rows, ns)
-            if self._place == "auto" and self._merger.counts_rows:
-                self._short_rows = self._cost.most_rows(SHORT_NS)
-                self.is_quick = self._short_rows >= 1 and not self._waits
+            self._short_rows = self._cost.most_rows(SHORT_NS)
+            self.is_quick = self._short_rows >= 1 and not self._waits
 
     # ---- in whichever thread ----
 

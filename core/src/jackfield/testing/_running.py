@@ -42,7 +42,7 @@ def running(
     Example:
         ```python
         with running("models/iris") as server, Client(server.grpc) as client:
-            client.infer("iris", x=[[5.1, 3.5, 1.4, 0.2]])
+            client.model("iris").infer(x=[[5.1, 3.5, 1.4, 0.2]])
         ```
     """
     free = settings or ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
