@@ -226,6 +226,7 @@ EXAMPLES: tuple[errors.JackfieldError, ...] = (
     ),
     errors.PluginError("jackfield-onnx", "0.1.0", "ImportError: no module named 'onnxruntime'"),
     errors.ModelLoadError("its artifact 'model.joblib' is missing"),
+    errors.ScoreError("the table has no column 'ash'"),
 )
 
 

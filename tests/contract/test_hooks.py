@@ -6,7 +6,7 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from jackfield import RuntimeSpec, hookspecs
+from jackfield import EngineSpec, RuntimeSpec, hookspecs
 from jackfield._plugins import discover
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
@@ -52,8 +52,15 @@ def brings_a_runtime(plugin):
     assert [type(spec) for spec in plugin.runtimes] == [RuntimeSpec]
 
 
+def brings_an_engine(plugin):
+    assert [type(spec) for spec in plugin.engines] == [EngineSpec]
+
+
 #: Hook -> what its example must achieve, once discovery has found the plugin.
-ACHIEVES = {"jackfield_runtimes": brings_a_runtime}
+ACHIEVES = {
+    "jackfield_runtimes": brings_a_runtime,
+    "jackfield_score_engines": brings_an_engine,
+}
 
 
 @pytest.mark.parametrize("hook", sorted(declared()))

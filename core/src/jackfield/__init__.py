@@ -33,11 +33,12 @@ if TYPE_CHECKING:
         RemoteRequestError,
         RequestError,
         RuntimeFailedError,
+        ScoreError,
         ServerNotReadyError,
         SettingsError,
         StartupError,
     )
-    from jackfield.hookspecs import hookimpl
+    from jackfield.hookspecs import EngineSpec, hookimpl
     from jackfield.messages import (
         InferRequest,
         InferResponse,
@@ -81,6 +82,7 @@ __all__ = [
     "CapacityError",
     "Datatype",
     "DeadlineError",
+    "EngineSpec",
     "Fault",
     "IndexEntry",
     "InferRequest",
@@ -113,6 +115,7 @@ __all__ = [
     "Runtime",
     "RuntimeFailedError",
     "RuntimeSpec",
+    "ScoreError",
     "Server",
     "ServerNotReadyError",
     "ServerSettings",
@@ -151,11 +154,12 @@ _HOMES = {
         "RemoteRequestError",
         "RequestError",
         "RuntimeFailedError",
+        "ScoreError",
         "ServerNotReadyError",
         "SettingsError",
         "StartupError",
     ),
-    "hookspecs": ("hookimpl",),
+    "hookspecs": ("EngineSpec", "hookimpl"),
     "messages": (
         "InferRequest",
         "InferResponse",

@@ -13,13 +13,14 @@ import inspect
 import re
 import sys
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import pluggy
 
 from jackfield import __version__, hookspecs
 from jackfield.errors import ModelLoadError, PluginError
+from jackfield.hookspecs import EngineSpec
 from jackfield.runtime import RuntimeSpec
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     hooks: tuple[str, ...] = ()
     runtimes: tuple[RuntimeSpec, ...] = ()
+    engines: tuple[EngineSpec, ...] = ()
     #: Why it is left out; empty for a plugin in use.
     problem: str = ""
     #: What was done with it, in order, until it failed.
@@ -63,7 +65,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plugins:
-    """All plugins found, and the runtimes that they bring, by name and by alias.
+    """All plugins found, the runtimes that they bring, by name and by alias, and the engines.
 
     `warnings` tell the operator which plugins are left out, slow, or asked for and not there.
     """
@@ -75,6 +77,7 @@ class Plugins:
         for plugin in plugins:
             for spec in plugin.runtimes:
                 self.runtimes[spec.name] = spec
+        self.engines = {spec.name: spec for plugin in plugins for spec in plugin.engines}
         self._named = {alias: spec for spec in self.runtimes.values() for alias in spec.aliases}
         self._named.update(self.runtimes)
 
@@ -102,6 +105,21 @@ class Plugins:
             f"no installed plugin has the runtime '{implementation}'; installed are: {names}"
         )
 
+    def missing_engine(self, engine: str) -> str:
+        """Say how to get an engine of ``jackfield score``, or which there are."""
+        plugin_name = _KNOWN_ENGINES.get(engine)
+        for plugin in self.plugins:
+            if plugin.problem and plugin.name == plugin_name:
+                return (
+                    f"the engine '{engine}' comes with a plugin that is left out: "
+                    f"{plugin.distribution} {plugin.version}: {plugin.problem}"
+                )
+        if plugin_name is not None:
+            install = f'pip install "jackfield[{plugin_name}]"'
+            return f"no installed plugin has the engine '{engine}'; install it: {install}"
+        names = _join([LOCAL_ENGINE, *self.engines])
+        return f"no installed plugin has the engine '{engine}'; installed are: {names}"
+
 
 #: Runtime names, and the second half of MLServer's package names, -> the plugin that has it.
 _KNOWN = {
@@ -115,6 +133,10 @@ _KNOWN = {
     "alibi_explain": "alibi",
     "huggingface": "huggingface",
 }
+#: Engines of ``jackfield score`` -> the plugin that has it.
+_KNOWN_ENGINES = {"spark": "mllib"}
+#: The engine that needs no plugin.
+LOCAL_ENGINE = "local"
 #: Names that the plugins of others can't have.
 OWN_PLUGINS = frozenset(_KNOWN.values())
 
@@ -129,7 +151,8 @@ def discover(only: Collection[str] | None = None) -> Plugins:
     trace = _Trace()
     manager.add_hookcall_monitoring(trace.before, trace.after)
     found: list[Plugin] = []
-    taken: dict[str, str] = {}
+    # what the core has itself
+    taken = {("engine", LOCAL_ENGINE): hookspecs.PROJECT}
     entries = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=_origin)
     for entry in entries:
         if only is not None and entry.name not in only:
@@ -140,12 +163,17 @@ def discover(only: Collection[str] | None = None) -> Plugins:
         try:
             _check_requirements(entry)
             hooks = _register(manager, entry, trace)
-            runtimes = _runtimes(manager, entry.name)
-            claimed: dict[str, str] = {}
-            for name in (name for spec in runtimes for name in (spec.name, *spec.aliases)):
-                if other := taken.get(name) or claimed.get(name):
-                    raise _broken(f"its runtime '{name}' is {other}'s already")
-                claimed[name] = distribution
+            runtimes = _ask(manager, entry.name, "jackfield_runtimes", RuntimeSpec)
+            engines: tuple[EngineSpec, ...] = ()
+            if "jackfield_score_engines" in hooks:
+                engines = _ask(manager, entry.name, "jackfield_score_engines", EngineSpec)
+            names = [("runtime", name) for spec in runtimes for name in (spec.name, *spec.aliases)]
+            names += [("engine", spec.name) for spec in engines]
+            claimed: dict[tuple[str, str], str] = {}
+            for what, name in names:
+                if other := taken.get((what, name)) or claimed.get((what, name)):
+                    raise _broken(f"its {what} '{name}' is {other}'s already")
+                claimed[what, name] = distribution
             taken |= claimed
         # a plugin's import and hooks are foreign code: whatever they raise is theirs, and named
         except (Exception, SystemExit) as error:  # noqa: BLE001
@@ -160,6 +188,7 @@ def discover(only: Collection[str] | None = None) -> Plugins:
                 version=version,
                 hooks=hooks,
                 runtimes=runtimes,
+                engines=engines,
             )
         imports = trace.imports(entry.module)
         found.append(msgspec.structs.replace(plugin, steps=tuple(trace.steps), imports=imports))
@@ -213,15 +242,21 @@ def _mismatch(manager: pluggy.PluginManager, module: ModuleType) -> str:
     return ""
 
 
-def _runtimes(manager: pluggy.PluginManager, name: str) -> tuple[RuntimeSpec, ...]:
+_Spec = TypeVar("_Spec", RuntimeSpec, EngineSpec)
+
+
+def _ask(
+    manager: pluggy.PluginManager, name: str, hook: str, kind: type[_Spec]
+) -> tuple[_Spec, ...]:
     """Ask one plugin, so that what it raises is known to be its own."""
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
-    caller = manager.subset_hook_caller("jackfield_runtimes", remove_plugins=others)
-    specs = [spec for answer in caller() for spec in answer]
-    for spec in specs:
-        if not isinstance(spec, RuntimeSpec):
-            raise _broken(f"jackfield_runtimes gave {type(spec).__name__}, not RuntimeSpec")
-    return tuple(cast("list[RuntimeSpec]", specs))
+    caller = manager.subset_hook_caller(hook, remove_plugins=others)
+    specs: list[_Spec] = []
+    for spec in (spec for answer in caller() for spec in answer):
+        if not isinstance(spec, kind):
+            raise _broken(f"{hook} gave {type(spec).__name__}, not {kind.__name__}")
+        specs.append(spec)
+    return tuple(specs)
 
 
 def _broken(problem: str) -> PluginError:

@@ -23,7 +23,8 @@ JackfieldError
 └── StartupError              for the operator; does not answer an inference request
     ├── SettingsError         a setting is unknown or has the wrong form
     ├── PluginError           a plugin can't be imported or breaks the contract
-    └── ModelLoadError        an artifact can't be served
+    ├── ModelLoadError        an artifact can't be served
+    └── ScoreError            a table can't be scored by a model
 
 Each class names a `Fault`; the HTTP and gRPC shells each own one table from fault to status.
 Constructors take facts and build the sentence once; the facts stay attributes.
@@ -60,6 +61,7 @@ __all__ = [
     "RemoteRequestError",
     "RequestError",
     "RuntimeFailedError",
+    "ScoreError",
     "ServerNotReadyError",
     "SettingsError",
     "StartupError",
@@ -406,6 +408,18 @@ class ModelLoadError(StartupError):
 
     Args:
         problem: What is wrong and what to do, without the model's name (the core adds it).
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+class ScoreError(StartupError):
+    """A table can't be scored by a model, or scoring had to end before its end.
+
+    Args:
+        problem: What is wrong and what to do.
     """
 
     def __init__(self, problem: str) -> None:

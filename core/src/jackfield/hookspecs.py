@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pluggy
 
 if TYPE_CHECKING:
@@ -16,13 +17,25 @@ if TYPE_CHECKING:
 
     from jackfield.runtime import RuntimeSpec
 
-__all__ = ["PROJECT", "hookimpl", "hookspec"]
+__all__ = ["PROJECT", "EngineSpec", "hookimpl", "hookspec"]
 
 #: pluggy's project name and the entry-point group.
 PROJECT = "jackfield"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Describe an engine of ``jackfield score`` without importing its framework."""
+
+    #: What ``--engine`` says; unique among the installed plugins.
+    name: str
+    #: ``module:Class``, imported when a job needs it: a `jackfield.score.ScoreEngine`. The class is
+    #: called with nothing.
+    engine: str
+    #: Distributions of the framework, listed with their versions by ``jackfield plugins``.
+    frameworks: tuple[str, ...] = ()
 
 
 # ---- discovery: once per process, before any model is known ----
@@ -56,6 +69,44 @@ def jackfield_runtimes() -> Sequence[RuntimeSpec]:
                     name="onnx",
                     runtime="jackfield_onnx._runtime:OnnxRuntime",
                     artifacts=(ArtifactFormat("*.onnx"),),
+                )
+            ]
+        ```
+
+    Since:
+        0.1
+    """
+    raise NotImplementedError  # a specification: pluggy calls the implementations only
+
+
+@hookspec
+def jackfield_score_engines() -> Sequence[EngineSpec]:
+    """Describe the engines of ``jackfield score`` that this plugin brings.
+
+    When:
+        Discovery, once per process.
+
+    Returns:
+        An `EngineSpec` each. Empty brings none. The lists of all plugins are joined. An engine
+        name that two plugins claim is an error of the later one (by distribution name); the
+        earlier one stays. "local" is the core's own.
+
+    Errors:
+        What is raised is reported with the plugin's distribution and version, and all goes on
+        without that plugin.
+
+    Example:
+        ```python
+        from jackfield import EngineSpec, hookimpl
+
+
+        @hookimpl
+        def jackfield_score_engines():
+            return [
+                EngineSpec(
+                    name="spark",
+                    engine="jackfield_mllib._score:SparkEngine",
+                    frameworks=("pyspark",),
                 )
             ]
         ```

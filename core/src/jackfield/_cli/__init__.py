@@ -360,6 +360,144 @@ def bench(
     sys.exit(bench_servers(settings, plot_to=path, has_plot=plot_to is not None, as_json=as_json))
 
 
+def _columns(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """Split ``INPUT=COLUMN,COLUMN``."""
+    columns = {}
+    for text in value:
+        name, equals, names = text.partition("=")
+        found = tuple(each.strip() for each in names.split(",") if each.strip())
+        if not equals or not name or not found:
+            message = f"expected INPUT=COLUMN,..., found '{text}'"
+            raise click.BadParameter(message)
+        columns[name.strip()] = found
+    return columns
+
+
+def _pairs(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, str]:
+    """Split ``KEY=VALUE``."""
+    pairs = {}
+    for text in value:
+        name, equals, rest = text.partition("=")
+        if not equals or not name:
+            message = f"expected KEY=VALUE, found '{text}'"
+            raise click.BadParameter(message)
+        pairs[name.strip()] = rest
+    return pairs
+
+
+def _names(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _keep(context: click.Context, option: click.Parameter, value: str) -> str | tuple[str, ...]:
+    return value if value in ("all", "none") else _names(context, option, value)
+
+
+_FORMATS = click.Choice(["auto", "parquet", "csv", "ndjson", "delta"])
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    help="File (.parquet, .csv, .ndjson), or a folder of parts (no suffix); there when complete.",
+)
+@click.option("--name", default="", help="Which model, where several are at MODEL.")
+@click.option("--version", default="", help="Which version.  [default: the newest]")
+@click.option(
+    "--engine", default="local", show_default=True, help="What runs it; spark needs a plugin."
+)
+@click.option("--input-format", type=_FORMATS, default="auto", show_default=True)
+@click.option("--output-format", type=_FORMATS, default="auto", show_default=True)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    callback=_columns,
+    metavar="INPUT=COLUMN,...",
+    help="Columns that an input of the model is read from.  [default: by name]",
+)
+@click.option(
+    "--outputs",
+    default="",
+    callback=_names,
+    metavar="NAME,...",
+    help="Outputs of the model.  [default: its default ones]",
+)
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    callback=_pairs,
+    metavar="KEY=JSON",
+    help="Parameter of each request.",
+)
+@click.option(
+    "--keep",
+    default="all",
+    show_default=True,
+    callback=_keep,
+    metavar="all|none|NAME,...",
+    help="Columns of the input that the output has, too.",
+)
+@click.option("--prefix", default="", help="Put before the name of each output's column.")
+@click.option(
+    "--rejects", default="", help="File of rows that fail.  [default: OUTPUT.rejects.ndjson]"
+)
+@click.option(
+    "--max-rejects",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Most rows that may fail; the exit code is 3 beyond.",
+)
+@click.option(
+    "--rows-per-batch",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="Rows of one call of the model.",
+)
+@click.option(
+    "--rows-per-part",
+    type=click.IntRange(min=1),
+    default=10_000_000,
+    show_default=True,
+    help="Most rows of a part, before which a run that is killed need not go back; a part ends "
+    "after half a minute, too.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="For all.  [default: the cores]"
+)
+@click.option("--restart", is_flag=True, help="Begin anew, and replace an output that is there.")
+@click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    callback=_pairs,
+    metavar="KEY=VALUE",
+    help="Setting of the engine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def score(model: str, *, engine: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401  click's
+    """Apply MODEL, as serve takes it, to the table at INPUT: Parquet, CSV, NDJSON or Delta.
+
+    A run that is killed goes on where it was when the same command is given again. A row that the
+    model refuses goes to the rejects file; each row is in one of the two. The exit code is 0 if all
+    rows were scored, 3 if more than --max-rejects were not.
+    """
+    from jackfield._cli.score import score_table
+
+    sys.exit(score_table(model, engine=engine, as_json=as_json, options=options))
+
+
 @cli.command()
 @click.option("--trace", is_flag=True, help="Print the imports and hook calls, with times.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jackfield._plugins import Plugin
+    from jackfield.hookspecs import EngineSpec
     from jackfield.runtime import RuntimeSpec
 
 
@@ -62,11 +63,15 @@ def _print_list(found: Sequence[Plugin]) -> None:
                 *head,
                 spec.name,
                 " ".join(each.pattern for each in spec.artifacts),
-                ", ".join(f"{name} {version}" for name, version in _frameworks(spec).items()),
+                _spell_frameworks(spec),
             )
             for spec in plugin.runtimes
         ]
-        if plugin.problem or not plugin.runtimes:
+        rows += [
+            (*head, f"engine {spec.name}", "jackfield score", _spell_frameworks(spec))
+            for spec in plugin.engines
+        ]
+        if plugin.problem or not (plugin.runtimes or plugin.engines):
             rows.append((*head, "-", plugin.problem and f"left out: {plugin.problem}", ""))
     print_table(("plugin", "distribution", "runtime", "artifacts", "framework"), rows)
     if not found:
@@ -83,7 +88,8 @@ def list_versions(*, as_json: bool) -> None:
     versions = {"jackfield": __version__, "python": platform.python_version()}
     for plugin in discover(allowed_plugins(read_environment())).plugins:
         versions[plugin.distribution] = plugin.version
-        for spec in plugin.runtimes:
+        described: list[RuntimeSpec | EngineSpec] = [*plugin.runtimes, *plugin.engines]
+        for spec in described:
             versions |= _frameworks(spec)
     if as_json:
         print_json(versions)
@@ -91,7 +97,11 @@ def list_versions(*, as_json: bool) -> None:
         print_table(("distribution", "version"), list(versions.items()))
 
 
-def _frameworks(spec: RuntimeSpec) -> dict[str, str]:
+def _spell_frameworks(spec: RuntimeSpec | EngineSpec) -> str:
+    return ", ".join(f"{name} {version}" for name, version in _frameworks(spec).items())
+
+
+def _frameworks(spec: RuntimeSpec | EngineSpec) -> dict[str, str]:
     found = {}
     for name in spec.frameworks:
         try:
@@ -121,5 +131,9 @@ def _as_record(plugin: Plugin) -> dict[str, object]:
                 "frameworks": _frameworks(spec),
             }
             for spec in plugin.runtimes
+        ],
+        "engines": [
+            {"name": spec.name, "engine": spec.engine, "frameworks": _frameworks(spec)}
+            for spec in plugin.engines
         ],
     }
