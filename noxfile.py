@@ -26,7 +26,15 @@ ROOT = Path(__file__).parent
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
 ONNX_EXAMPLE = "examples/onnx-plugin"
 #: Extras of a plugin that its tests need.
-EXTRAS = {"sklearn": "[onnx,skops,pandas]", "xgboost": "[cpu,sklearn]", "lightgbm": "[sklearn]"}
+EXTRAS = {
+    "sklearn": "[onnx,skops,pandas]",
+    "xgboost": "[cpu,sklearn]",
+    "lightgbm": "[sklearn]",
+    "mlflow": "[skops,parquet]",
+    "mllib": "[connect]",
+}
+#: Plugins of which a plugin's tests load models.
+BESIDE = {"mlflow": ("sklearn", "xgboost[cpu]", "lightgbm", "catboost"), "mllib": ("sklearn",)}
 TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1", "hypothesis>=6.150", "httpx[http2]>=0.28")
 # one of each major that a framework asks for
 NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
@@ -34,6 +42,10 @@ NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
 TRITONCLIENT = "tritonclient[all]==2.73.0"
 KSERVE = "kserve==0.21.0"
 MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
+# its own server, beside ours: the plugin needs a part of it only; its answers are compared byte by
+# byte, so that what makes them is of one version on both sides
+MLFLOW = "mlflow==3.17.2"
+SHARED_WITH_MLFLOW = ("numpy", "pandas", "pyarrow", "scikit-learn", "skops", "pydantic")
 
 
 def install(session: nox.Session, *plugins: str, also: Iterable[str] = ()) -> None:
@@ -64,6 +76,12 @@ def client_python(session: nox.Session, name: str, *requirements: str) -> str:
     return str(python)
 
 
+def installed_version(session: nox.Session, distribution: str) -> str:
+    """Tell the version that a session's environment has of a distribution."""
+    code = f"import importlib.metadata as m; print(m.version('{distribution}'))"
+    return str(session.run("python", "-c", code, silent=True)).strip()
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the direction of imports."""
@@ -76,7 +94,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    stubs = ["grpc-stubs", "types-protobuf"]
+    stubs = ["grpc-stubs", "types-protobuf", "types-PyYAML"]
     install(session, *PLUGINS, also=["mypy==2.4.1", *stubs, "nox", "rich", "pytest", "httpx"])
     session.run("mypy", "core/src", *(f"plugins/{name}/src" for name in PLUGINS))
     session.run("mypy", f"{ONNX_EXAMPLE}/src")
@@ -88,10 +106,12 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session, numpy: str) -> None:
     """Test the core, on NumPy 1 with no framework installed and on NumPy 2 with pandas."""
     schemas = ["openapi-spec-validator", "jsonschema"]
-    # the codecs have to work without pandas, too
-    pandas = ["pandas>=2"] if numpy == "2" else []
-    install(session, also=[*TEST_TOOLS, *schemas, "blockbuster", NUMPYS[numpy], *pandas])
-    session.run("pytest", "core/tests", *session.posargs)
+    # all but tables in files has to work without pandas and pyarrow, too
+    tables = ["pandas>=2", "pyarrow>=15"] if numpy == "2" else []
+    tools = [*TEST_TOOLS, *schemas, "blockbuster", "pytest-xdist"]
+    install(session, also=[*tools, NUMPYS[numpy], *tables])
+    # two processes: the suite waits for servers and child processes as much as it computes
+    session.run("pytest", "-n2", "--dist=worksteal", "core/tests", *session.posargs)
 
 
 @nox.session(default=False, python=["3.12", "3.13"])
@@ -108,8 +128,15 @@ def plugin(session: nox.Session, name: str) -> None:
     """Test one plugin in an environment with its own framework."""
     # all have tables of pandas and the data that scikit-learn brings in their tests
     data = ["pandas>=2", "scikit-learn>=1.4"]
-    install(session, f"{name}{EXTRAS.get(name, '')}", also=[*TEST_TOOLS, *data])
-    session.run("pytest", f"plugins/{name}/tests", *session.posargs)
+    plugins = (f"{name}{EXTRAS.get(name, '')}", *BESIDE.get(name, ()))
+    # what the whole of MLflow allows
+    data += ["pyarrow<26", MLFLOW.replace("mlflow", "mlflow-skinny")] if name == "mlflow" else []
+    install(session, *plugins, also=[*TEST_TOOLS, *data])
+    env = {}
+    if name == "mlflow":
+        pins = [f"{each}=={installed_version(session, each)}" for each in SHARED_WITH_MLFLOW]
+        env["JACKFIELD_MLFLOW_PYTHON"] = client_python(session, "mlflow", MLFLOW, *pins)
+    session.run("pytest", f"plugins/{name}/tests", *session.posargs, env=env)
 
 
 @nox.session

@@ -196,7 +196,8 @@ REPORTED_PACKAGES = (
     "msgspec", "orjson", "pydantic", "scikit-learn", "numpy", "jackfield-xgboost",
     "jackfield-lightgbm", "jackfield-catboost", "mlserver-xgboost", "mlserver-lightgbm",
     "mlserver-catboost", "xgboost", "xgboost-cpu", "lightgbm", "catboost", "onnxruntime",
-    "skl2onnx",
+    "skl2onnx", "jackfield-mlflow", "jackfield-mllib", "mlflow-skinny", "mlserver-mlflow",
+    "pyspark", "pyarrow", "pandas",
 )  # fmt: skip
 
 
