@@ -454,6 +454,21 @@ async def test_routes_are_refused_when_it_loads(add_code, process_of):
         await asyncio.to_thread(runtime.load)
 
 
+async def test_routes_that_are_not_needed_are_left_out_and_told(add_code, process_of, caplog):
+    code = """
+    class M:
+        def infer(self, x: np.ndarray) -> np.ndarray:
+            return x
+
+        @route("/weights", is_needed=False)
+        def weights(self):
+            return {}
+    """
+    runtime = process_of(add_code(code))
+    await asyncio.to_thread(runtime.load)
+    assert "its own routes ('/weights') are not served: its scheduler is 'process'" in caplog.text
+
+
 async def test_a_model_that_has_a_problem_starts_no_process(models_dir, process_of):
     (models_dir / "model-settings.json").write_text('{"implementation": "sklearn"}')
     runtime = process_of(models_dir)

@@ -54,6 +54,8 @@ class ModelRoute(NamedTuple):
     body: Any = None
     #: Whether it is served at the server's root as well, where no other model has it there.
     at_root: bool = False
+    #: Whether the model is not to be served without it.
+    is_needed: bool = True
 
 
 def find_routes(model: object) -> tuple[ModelRoute, ...]:
@@ -84,7 +86,13 @@ def _marked(model: object) -> Iterator[ModelRoute]:
         for mark in marks:
             if isinstance(mark, RouteMark):
                 methods = tuple(method.upper() for method in mark.methods)
-                yield ModelRoute(mark.path, methods, getattr(model, name), at_root=mark.at_root)
+                yield ModelRoute(
+                    mark.path,
+                    methods,
+                    getattr(model, name),
+                    at_root=mark.at_root,
+                    is_needed=mark.is_needed,
+                )
 
 
 def _check(route: ModelRoute, what: str) -> None:

@@ -224,10 +224,15 @@ class RouteMark:
     path: str
     methods: tuple[str, ...]
     at_root: bool = False
+    is_needed: bool = True
 
 
 def route(
-    path: str, *, methods: Sequence[str] = ("GET",), at_root: bool = False
+    path: str,
+    *,
+    methods: Sequence[str] = ("GET",),
+    at_root: bool = False,
+    is_needed: bool = True,
 ) -> Callable[[_Handler], _Handler]:
     """Answer a REST path of the model by a method of its runtime.
 
@@ -242,6 +247,8 @@ def route(
         methods: HTTP methods.
         at_root: It is the server's path, too, as long as one model alone has it there; its first
             part is none of the server's own then (``v2``, ``metrics``).
+        is_needed: A model in a process of its own has no paths. False: it is served without this
+            one there, with a warning; otherwise it is refused.
 
     Returns:
         A decorator for a method that takes nothing, Starlette's `Request`, or one parameter of
@@ -261,7 +268,7 @@ def route(
     """
 
     def note(handler: _Handler) -> _Handler:
-        mark = RouteMark(path, tuple(methods), at_root)
+        mark = RouteMark(path, tuple(methods), at_root, is_needed)
         marks = (*getattr(handler, "__jackfield_routes__", ()), mark)
         handler.__jackfield_routes__ = marks  # type: ignore[attr-defined]
         return handler

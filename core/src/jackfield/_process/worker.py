@@ -161,13 +161,7 @@ def _load(load: Load, sock: socket.socket) -> LoadedModel | None:
     loaded: LoadedModel | None = None
     try:
         loaded = load_runtime(_source(load), threads=load.threads)
-        if loaded.routes:
-            paths = ", ".join(f"'{each.path}'" for each in loaded.routes)
-            problem = (
-                f"its own routes ({paths}) can't be served from a process of its own; "
-                "leave them out or choose another scheduler"
-            )
-            raise ModelLoadError(problem)
+        _check_routes(load, loaded)
         streams = choose_stream(loaded.runtime) is not None
         answer = encode(Loaded(loaded.metadata, loaded.capabilities, streams))
     except (ModelLoadError, FrameError) as error:
@@ -178,6 +172,27 @@ def _load(load: Load, sock: socket.socket) -> LoadedModel | None:
         answer = encode(LoadFailed(problem))
     _send_all(sock, answer)
     return loaded
+
+
+def _check_routes(load: Load, loaded: LoadedModel) -> None:
+    """Refuse a model whose own routes are lost here, or tell that they are."""
+    if needed := [each.path for each in loaded.routes if each.is_needed]:
+        problem = (
+            f"its own routes ({_quoted(needed)}) can't be served from a process of its own; "
+            "leave them out or choose another scheduler"
+        )
+        raise ModelLoadError(problem)
+    if loaded.routes:
+        logging.getLogger("jackfield").warning(
+            "model '%s' %s: its own routes (%s) are not served: its scheduler is 'process'",
+            load.name,
+            load.version,
+            _quoted([each.path for each in loaded.routes]),
+        )
+
+
+def _quoted(paths: Sequence[str]) -> str:
+    return ", ".join(f"'{each}'" for each in paths)
 
 
 def _source(load: Load) -> ModelSource:

@@ -9,7 +9,7 @@ import copy
 import functools
 import inspect
 import traceback
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from mlflow.exceptions import MlflowException
@@ -61,11 +61,6 @@ class MlflowRuntime(ScoringRoutes):
     A model of a Python function whose `predict` is a coroutine function is awaited on the event
     loop; one with `predict_stream` has `stream`.
     """
-
-    def __new__(cls, context: ModelContext) -> Self:
-        """Leave out MLflow's own paths where the model has a process of its own."""
-        is_apart = cls is MlflowRuntime and context.settings.scheduler == "process"
-        return super().__new__(cast("type[Self]", _Apart) if is_apart else cls)
 
     def __init__(self, context: ModelContext) -> None:
         self._context = context
@@ -337,18 +332,6 @@ class MlflowRuntime(ScoringRoutes):
         """Give the user's own object of a python_function model; None for other flavours."""
         implementation: object = self.pyfunc._model_impl
         return getattr(implementation, "python_model", None)
-
-
-class _Apart(MlflowRuntime):
-    """One model in a process of its own, from where no paths can be served."""
-
-    invoke = ping = health = version = None  # type: ignore[assignment]
-
-    def load(self) -> None:
-        self._context.logger.warning(
-            "'/invocations' and MLflow's other paths are not served: its scheduler is 'process'"
-        )
-        super().load()
 
 
 async def _awaited(result: Any) -> object:  # noqa: ANN401  any awaitable

@@ -74,7 +74,7 @@ class ScoringRoutes:
     pyfunc: PyFuncModel
     _context: ModelContext
 
-    @route("/invocations", methods=["POST"], at_root=True)
+    @route("/invocations", methods=["POST"], at_root=True, is_needed=False)
     async def invoke(self, request: Request) -> Response:
         """Apply the model to a body of JSON, CSV or Parquet."""
         timeout_s: int = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
@@ -88,17 +88,17 @@ class ScoringRoutes:
             text = "Request processing time exceeded limit"
             return Response(text, 504, media_type=_JSON)
 
-    @route("/ping", at_root=True)
+    @route("/ping", at_root=True, is_needed=False)
     async def ping(self) -> Response:
         """Tell that the model is loaded."""
         return Response("\n", media_type=_JSON)
 
-    @route("/health", at_root=True)
+    @route("/health", at_root=True, is_needed=False)
     async def health(self) -> Response:
         """Tell that the model is loaded."""
         return Response("\n", media_type=_JSON)
 
-    @route("/version", at_root=True)
+    @route("/version", at_root=True, is_needed=False)
     async def version(self) -> Response:
         """Tell the version of MLflow."""
         return Response(VERSION, media_type=_JSON)
