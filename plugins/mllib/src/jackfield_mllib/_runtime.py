@@ -12,10 +12,11 @@ from jackfield import InvalidRequestError, ModelLoadError, ModelMetadata
 from jackfield_mllib import MllibOptions
 from jackfield_mllib._artifact import first_line, load, read
 from jackfield_mllib._frame import FrameRoute
+from jackfield_mllib._inputs import Inputs
 from jackfield_mllib._outputs import Answers, describe
 from jackfield_mllib._rdd import RddModel
 from jackfield_mllib._routes import Choice, choose_route
-from jackfield_mllib._schema import Inputs, find_fields
+from jackfield_mllib._schema import find_fields
 from jackfield_mllib._session import SessionOptions, acquire
 
 if TYPE_CHECKING:
