@@ -36,6 +36,8 @@ EXTRAS = {
 #: Plugins of which a plugin's tests load models.
 BESIDE = {"mlflow": ("sklearn", "xgboost[cpu]", "lightgbm", "catboost"), "mllib": ("sklearn",)}
 TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1", "hypothesis>=6.150", "httpx[http2]>=0.28")
+# all plugins have tables of pandas and the data that scikit-learn brings in their tests
+TABLES = ("pandas>=2", "scikit-learn>=1.4")
 # one of each major that a framework asks for
 NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
 # the clients' protobuf caps differ, and kserve and tritonclient.grpc can't share a process
@@ -126,17 +128,24 @@ def pythons(session: nox.Session) -> None:
 @nox.parametrize("name", PLUGINS)
 def plugin(session: nox.Session, name: str) -> None:
     """Test one plugin in an environment with its own framework."""
-    # all have tables of pandas and the data that scikit-learn brings in their tests
-    data = ["pandas>=2", "scikit-learn>=1.4"]
     plugins = (f"{name}{EXTRAS.get(name, '')}", *BESIDE.get(name, ()))
     # what the whole of MLflow allows
-    data += ["pyarrow<26", MLFLOW.replace("mlflow", "mlflow-skinny")] if name == "mlflow" else []
-    install(session, *plugins, also=[*TEST_TOOLS, *data])
+    shared = ["pyarrow<26", MLFLOW.replace("mlflow", "mlflow-skinny")] if name == "mlflow" else []
+    install(session, *plugins, also=[*TEST_TOOLS, *TABLES, "pytest-xdist", *shared])
     env = {}
     if name == "mlflow":
         pins = [f"{each}=={installed_version(session, each)}" for each in SHARED_WITH_MLFLOW]
         env["JACKFIELD_MLFLOW_PYTHON"] = client_python(session, "mlflow", MLFLOW, *pins)
-    session.run("pytest", f"plugins/{name}/tests", *session.posargs, env=env)
+    # Spark's tests are long: two processes, each with a session for all its tests
+    options = ["-n2", "--dist=loadfile", "-m", "not slow"] if name == "mllib" else []
+    session.run("pytest", *options, f"plugins/{name}/tests", *session.posargs, env=env)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Test what starts a Spark of its own: Spark Connect, executors that die. Some minutes."""
+    install(session, "mllib[connect]", *BESIDE["mllib"], also=[*TEST_TOOLS, *TABLES])
+    session.run("pytest", "-m", "slow", "plugins/mllib/tests", *session.posargs)
 
 
 @nox.session

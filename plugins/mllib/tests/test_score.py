@@ -602,6 +602,7 @@ def test_a_worker_that_is_killed_costs_and_doubles_no_row(job, tmp_path):
     assert Path(found["rejects"]).read_text().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_an_executor_that_is_killed_costs_and_doubles_no_row(job, table, tmp_path):
     log = tmp_path / "log"
     load = f"""def load(self) -> None:
@@ -639,6 +640,7 @@ def test_an_executor_that_is_killed_costs_and_doubles_no_row(job, table, tmp_pat
     assert not [each for each in others if each.startswith(model)]
 
 
+@pytest.mark.slow
 def test_executors_that_lack_what_they_need_are_told_by_name(job, tmp_path):
     # one task finds another version of the core, all others no plugin
     hook = f"""
