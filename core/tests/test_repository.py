@@ -526,12 +526,26 @@ def test_a_folder_is_known_by_a_path_below_it(models_dir, scan_bundles):
         ("wine/model", "wine", ""),
         ("wine/3", "wine", "3"),
         ("a/wine/v2", "wine", "v2"),
+        ("wine/1.10", "wine", "1.10"),
+        ("wine.new", "wine.new", ""),
     ],
 )
 def test_a_folders_place_gives_name_and_version(models_dir, scan_bundles, place, name, version):
     write(models_dir / place / "BUNDLE")
     source = only(scan_bundles())
     assert (source.name, source.version, source.artifact) == (name, version, models_dir / place)
+
+
+def test_folders_whose_names_differ_behind_a_dot_are_several_models(models_dir, scan_bundles):
+    for place in ("wine/1.0", "wine/1.1", "a.x", "a.y"):
+        write(models_dir / place / "BUNDLE")
+    assert set(scan_bundles()) == {("wine", "1.0"), ("wine", "1.1"), ("a.x", ""), ("a.y", "")}
+
+
+def test_links_to_folders_are_not_followed(models_dir, scan_bundles):
+    write(models_dir / "iris.txt")
+    (models_dir / "again").symlink_to(models_dir)
+    assert only(scan_bundles()).warnings == ()
 
 
 @pytest.mark.parametrize("given", ["wine", "wine/BUNDLE"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -128,8 +129,8 @@ class Repository:
         elif file.suffix == ".py" and file.is_file():
             yield _from_code(file, name)
         elif path.is_file():
-            folder = self._folder_of(path)
-            yield self._from_artifact(folder or path, name=(folder or path).stem, version="")
+            artifact = self._folder_of(path) or path
+            yield self._from_artifact(artifact, name=_title(artifact), version="")
         else:
             files = sorted(_visible(path, path.rglob(MODEL_FILE)))
             for file in files:
@@ -152,42 +153,40 @@ class Repository:
 
     def _from_folder(self, root: Path) -> Iterator[ModelSource]:
         """Find artifacts without settings: `a.joblib`, `b/model.joblib`, `c/2/model.ubj`."""
-        by_stem: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
+        by_title: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
         for place in sorted(self._places(root)):
             rank = 0 if place.is_dir() else self._rank(place)
             if rank is not None:
-                by_stem.setdefault((place.parent, place.stem), []).append((rank, place))
-        if len(by_stem) <= 1 and any(key.upper() in _DESCRIBING for key in self._environ):
+                by_title.setdefault((place.parent, _title(place)), []).append((rank, place))
+        if len(by_title) <= 1 and any(key.upper() in _DESCRIBING for key in self._environ):
             settings, warnings = read_model_settings(None, environ=self._environ)
             yield self._resolve(root.name, settings, root, tuple(warnings))
             return
-        for (folder, stem), ranked in by_stem.items():
+        for (folder, title), ranked in by_title.items():
             artifact = min(ranked)[1]
             # a version's folder holds the artifact, or is it
             versioned = artifact if artifact.is_dir() else folder
             is_version = versioned != root and _VERSION_FOLDER.match(versioned.name) is not None
             home = versioned.parent if is_version else folder
-            is_named = stem != "model" and versioned != artifact
-            if versioned == artifact:
-                is_named = not is_version and (stem != "model" or artifact == root)
+            is_nameless = title == "model" or (is_version and versioned == artifact)
             yield self._from_artifact(
                 artifact,
-                name=artifact.stem if is_named else home.name,
+                name=home.name if is_nameless and artifact != root else title,
                 version=versioned.name if is_version else "",
             )
 
     def _places(self, folder: Path) -> Iterator[Path]:
         """Walk through files and the folders that are artifacts, into which it does not look."""
-        if self._folder_framework(folder):
-            yield folder
-            return
-        for path in folder.iterdir():
-            if path.name.startswith("."):  # as MLServer leaves out what is hidden
+        for place, folders, files in os.walk(folder):
+            here = Path(place)
+            if self._folder_framework(here):
+                folders.clear()
+                yield here
                 continue
-            if path.is_dir():
-                yield from self._places(path)
-            elif path.is_file():
-                yield path
+            # as MLServer leaves out what is hidden
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = (here / name for name in files if not name.startswith("."))
+            yield from (path for path in paths if path.is_file())
 
     def _folder_framework(self, folder: Path) -> str:
         """Name the runtime for a folder that is an artifact; empty for any other folder."""
@@ -389,6 +388,11 @@ class _Content(NamedTuple):
 
     framework: str
     title: str
+
+
+def _title(artifact: Path) -> str:
+    """Name an artifact: a file without its suffix; a folder has none."""
+    return artifact.name if artifact.is_dir() else artifact.stem
 
 
 def _several(place: Path, found: Sequence[Path]) -> ModelLoadError:
