@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from jackfield import InferRequest, ModelLoadError, Server, Tensor
-from jackfield._code import Code, import_runtime
+from jackfield._code import Code, import_class
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_folders_whose_code_has_the_same_name_do_not_meet(add_model, model
 def test_a_module_in_the_models_folder_goes_before_an_installed_one(write, code_of):
     folder = write(json="class Decoder: mine = True")
     assert code_of(folder).load("json").Decoder.mine
-    assert not hasattr(import_runtime("json:JSONDecoder"), "mine")
+    assert not hasattr(import_class("json:JSONDecoder"), "mine")
     assert sys.modules["json"].__file__ != str(folder / "json.py")
 
 
@@ -197,10 +197,10 @@ def test_a_module_that_is_not_there_is_said(tmp_path, path, code_of):
 @pytest.mark.parametrize("name", ["Nothing", "dumps"])
 def test_a_class_that_is_not_there_is_said(name):
     with pytest.raises(ModelLoadError, match=f"module 'json' has no class '{name}'"):
-        import_runtime(f"json:{name}")
+        import_class(f"json:{name}")
 
 
 def test_a_module_that_needs_a_missing_one_says_which(add_plugin):
     add_plugin("a", "import the_missing_framework\nclass X: pass")
     with pytest.raises(ModelLoadError, match="needs the module 'the_missing_framework', which is"):
-        import_runtime("plugin_jackfield_a:X")
+        import_class("plugin_jackfield_a:X")

@@ -1,4 +1,4 @@
-"""Import a runtime's class: from an installed distribution, or from a model's own folder.
+"""Import a class: from an installed distribution, or from a model's own folder.
 
 A model's own code is imported into a private package, one for each load: two folders with a
 `models.py` each do not meet, a reload sees changed files beside the code that still serves, and
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
 
-def import_runtime(path: str) -> type[Any]:
+def import_class(path: str) -> type[Any]:
     """Import the class that `path` names from what is installed.
 
     Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from jackfield._code import import_runtime
+from jackfield._code import import_class
 from jackfield._own_code import load_own_code
 from jackfield._routes import ModelRoute, find_routes
 from jackfield._threads import ThreadBound
@@ -107,7 +107,7 @@ def _load_untranslated(source: ModelSource, threads: int, bound: ThreadBound) ->
         runtime = own = load_own_code(spec.runtime, source.folder, context)
         routes = own.routes
     else:
-        runtime = import_runtime(spec.runtime)(context)
+        runtime = import_class(spec.runtime)(context)
         methods = ("load", "metadata", "infer", "close")
         if missing := [name for name in methods if not callable(getattr(runtime, name, None))]:
             problem = f"'{spec.runtime}' is no runtime: it has no {', '.join(missing)}"

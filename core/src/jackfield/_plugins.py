@@ -88,37 +88,28 @@ class Plugins:
     def missing(self, implementation: str) -> ModelLoadError:
         """Say what to install, or which names there are."""
         framework = implementation.partition(".")[0].replace("-", "_")
-        name = _KNOWN.get(framework.removeprefix("mlserver_"))
-        for plugin in self.plugins:
-            if plugin.problem and plugin.name == name:
-                return ModelLoadError(
-                    f"its runtime '{implementation}' comes with a plugin that is left out: "
-                    f"{plugin.distribution} {plugin.version}: {plugin.problem}"
-                )
-        if name is not None:
-            return ModelLoadError(
-                f"no installed plugin has the runtime '{implementation}'; "
-                f'install it: pip install "jackfield[{name}]"'
-            )
-        names = ", ".join(sorted(self.runtimes)) or "none"
-        return ModelLoadError(
-            f"no installed plugin has the runtime '{implementation}'; installed are: {names}"
-        )
+        plugin_name = _KNOWN.get(framework.removeprefix("mlserver_"))
+        text = self._missing(f"runtime '{implementation}'", "its", plugin_name, self.runtimes)
+        return ModelLoadError(text)
 
     def missing_engine(self, engine: str) -> str:
         """Say how to get an engine of ``jackfield score``, or which there are."""
-        plugin_name = _KNOWN_ENGINES.get(engine)
+        there = [LOCAL_ENGINE, *self.engines]
+        return self._missing(f"engine '{engine}'", "the", _KNOWN_ENGINES.get(engine), there)
+
+    def _missing(
+        self, what: str, article: str, plugin_name: str | None, there: Collection[str]
+    ) -> str:
         for plugin in self.plugins:
             if plugin.problem and plugin.name == plugin_name:
                 return (
-                    f"the engine '{engine}' comes with a plugin that is left out: "
+                    f"{article} {what} comes with a plugin that is left out: "
                     f"{plugin.distribution} {plugin.version}: {plugin.problem}"
                 )
         if plugin_name is not None:
             install = f'pip install "jackfield[{plugin_name}]"'
-            return f"no installed plugin has the engine '{engine}'; install it: {install}"
-        names = _join([LOCAL_ENGINE, *self.engines])
-        return f"no installed plugin has the engine '{engine}'; installed are: {names}"
+            return f"no installed plugin has the {what}; install it: {install}"
+        return f"no installed plugin has the {what}; installed are: {_join(there)}"
 
 
 #: Runtime names, and the second half of MLServer's package names, -> the plugin that has it.

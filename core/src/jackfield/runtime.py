@@ -6,7 +6,6 @@ Used by plugins and by the core; imports no framework and no NumPy.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -135,6 +134,8 @@ class ModelContext:
             ModelLoadError: The runtime is not installed, refuses its settings, or can't serve the
                 artifact. Whatever else it raises comes as it is.
         """
+        from jackfield._code import import_class  # not for who only describes a runtime
+
         spec = self.runtimes.get(name)
         if spec is None:
             raise ModelLoadError(
@@ -154,8 +155,7 @@ class ModelContext:
             except msgspec.ValidationError as error:
                 problem = f"the settings for the runtime '{name}' do not fit: {error}"
                 raise ModelLoadError(problem) from error
-        module, _, attribute = spec.runtime.partition(":")
-        runtime: Runtime = getattr(importlib.import_module(module), attribute)(
+        runtime: Runtime = import_class(spec.runtime)(
             dataclasses.replace(self, artifact=artifact, uri="", settings=settings, options=options)
         )
         runtime.load()

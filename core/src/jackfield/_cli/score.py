@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import msgspec
 from jackfield._cli.environment import allowed_plugins, read_environment
 from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_json, print_table
+from jackfield._code import import_class
 from jackfield._plugins import LOCAL_ENGINE, discover
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _engine(name: str, allowed: list[str] | None) -> ScoreEngine:
     spec = plugins.engines.get(name)
     if spec is None:
         raise ScoreError(plugins.missing_engine(name))
-    module, _, attribute = spec.engine.partition(":")
-    engine: ScoreEngine = getattr(importlib.import_module(module), attribute)()
+    engine: ScoreEngine = import_class(spec.engine)()
     return engine
 
 
