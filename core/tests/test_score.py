@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow", reason="scoring tables needs jackfield[score]")
 
-from jackfield.score import ScoreError, ScoreJob, Scorer  # noqa: E402  needs pyarrow
+from jackfield._cli import cli  # noqa: E402  needs pyarrow
+from jackfield.score import FORMATS, ScoreError, ScoreJob, Scorer  # noqa: E402  the same
 
 MODELS = Path(__file__).with_name("score_models.py")
 
@@ -288,3 +289,9 @@ def test_every_row_is_scored_or_rejected_once(tmp_path_factory, rows):
     assert found["id"] == [place for place in range(len(rows)) if place not in bad]
     expected = [(math.nan if a is None else a) + b for a, b in rows]
     np.testing.assert_array_equal(found["y"], [expected[place] for place in found["id"]])
+
+
+def test_the_command_offers_all_formats():
+    options = {each.name: each for each in cli.commands["score"].params}
+    for name in ("input_format", "output_format"):
+        assert tuple(options[name].type.choices) == FORMATS

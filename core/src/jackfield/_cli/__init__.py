@@ -397,6 +397,7 @@ def _keep(context: click.Context, option: click.Parameter, value: str) -> str | 
     return value if value in ("all", "none") else _names(context, option, value)
 
 
+# as `jackfield.score.FORMATS`, whose package needs pyarrow
 _FORMATS = click.Choice(["auto", "parquet", "csv", "ndjson", "delta"])
 
 

@@ -22,6 +22,7 @@ from jackfield.errors import ScoreError
 from jackfield.score import _arrow as _arrow  # says what to install, before all else
 from jackfield.score._job import (
     FORMATS,
+    SUFFIXES,
     Cells,
     Format,
     Progress,
@@ -37,6 +38,7 @@ from jackfield.score._scorer import ScorePlan, Scorer, find_source
 
 __all__ = [
     "FORMATS",
+    "SUFFIXES",
     "Cells",
     "Format",
     "LocalEngine",

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 #: Forms of a table on disk; "auto" goes by the path's suffix, or by what lies in a folder.
 Format: TypeAlias = Literal["auto", "parquet", "csv", "ndjson", "delta"]
 FORMATS: tuple[str, ...] = get_args(Format)
+#: A file's suffix -> its format; one for a compression may stand behind it.
+SUFFIXES: Mapping[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "ndjson",
+}
 #: What the cells of a batch come as: of the types of the table's schema; as JSON had them, so that
 #: the schema is what they seem to be; all as text, as in a CSV file.
 Cells: TypeAlias = Literal["typed", "json", "text"]

@@ -24,7 +24,7 @@ import pyarrow.dataset as ds
 
 from jackfield.errors import ScoreError
 from jackfield.score._arrow import is_list, is_text
-from jackfield.score._job import Rejected
+from jackfield.score._job import SUFFIXES, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
     from jackfield.score._job import Cells, Format, ScoreJob
 
-_SUFFIXES: dict[str, Format] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".json": "ndjson",
-}
 #: Suffixes of compressed texts.
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 #: What is read of a text at once, in bytes.
@@ -124,7 +116,7 @@ def open_table(job: ScoreJob) -> Table:
 def format_of(path: Path) -> Format | None:
     """Tell a file's format by its suffix; None for an unknown one."""
     suffixes = [each for each in path.suffixes if each not in COMPRESSIONS]
-    return _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
+    return SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
 
 
 def _detect(inputs: Sequence[str]) -> Format:
@@ -141,7 +133,7 @@ def _detect(inputs: Sequence[str]) -> Format:
             found.add(form)
     if len(found) == 1:
         return found.pop()
-    known = ", ".join(_SUFFIXES)
+    known = ", ".join(SUFFIXES)
     what = f"files of several forms ({', '.join(sorted(found))})" if found else "no known file"
     raise ScoreError(f"{what} in {', '.join(inputs)}; known are {known}; or tell --input-format")
 

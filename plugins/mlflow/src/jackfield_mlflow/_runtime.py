@@ -23,7 +23,7 @@ from jackfield import (
 from jackfield_mlflow import MlflowOptions
 from jackfield_mlflow._artifact import Fetched, fetch, forget, load, read, redact
 from jackfield_mlflow._inputs import Inputs, example_of
-from jackfield_mlflow._native import choose
+from jackfield_mlflow._native import METHODS, choose
 from jackfield_mlflow._outputs import Outputs, example_values
 from jackfield_mlflow._scoring import ScoringRoutes, enter_serving
 from jackfield_mlflow._signature import Params, content_type_of, fields_of
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 #: Flavours whose Python function looks at one row at a time and writes nothing on the model.
 _ROW_WISE = frozenset(["sklearn", "xgboost", "lightgbm", "catboost"])
-#: What scikit-learn's Python function may call to that end.
-_ROW_WISE_METHODS = frozenset(
-    ["predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba"]
-)
 #: How an error of MLflow's begins that the caller's input made, beside those of its own class.
 _OF_INPUT = ("Failed to validate the input data", "Failed to validate data against type hint")
 #: How pydantic's lines begin that lead to its own pages.
@@ -213,9 +209,7 @@ class MlflowRuntime(ScoringRoutes):
         if len(names) != 1 or not names <= _ROW_WISE:
             return Capabilities()
         method = str(flavors["python_function"].get("predict_fn") or "predict")
-        is_rows = (
-            self._inputs.is_table and not self._params.are_some and method in _ROW_WISE_METHODS
-        )
+        is_rows = self._inputs.is_table and not self._params.are_some and method in METHODS
         return Capabilities(row_wise=is_rows, thread_safe=True)
 
     def _warm_up(self, pyfunc: PyFuncModel, model: Model, fetched: Fetched) -> None:

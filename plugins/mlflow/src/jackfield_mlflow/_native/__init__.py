@@ -7,6 +7,7 @@ does not fit the signature (`_reader`) is left to pyfunc, which says what is wro
 """
 
 from jackfield_mlflow._native._choice import Choice, choose
+from jackfield_mlflow._native._plan import METHODS
 from jackfield_mlflow._native._serving import Native
 
-__all__ = ["Choice", "Native", "choose"]
+__all__ = ["METHODS", "Choice", "Native", "choose"]

@@ -28,7 +28,7 @@ PLAIN: Mapping[object, Datatype] = {
     DataType.string: Datatype.BYTES,
 }
 #: Methods of scikit-learn's estimators that pyfunc may stand for, and the plugin's outputs.
-_METHODS = ("predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba")
+METHODS = ("predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba")
 #: Forms in which CatBoost saves that its plugin reads.
 _CATBOOST_FORMS = ("cbm", "json")
 #: Most names in one sentence.
@@ -99,10 +99,8 @@ def plan_of(model: Model, folder: Path, context: ModelContext) -> Plan:
     source, extra = "", dict[str, Any]()
     if flavor == "sklearn":
         source = str(pyfunc.get("predict_fn") or "predict")
-        if source not in _METHODS:
-            raise UnfitError(
-                f"pyfunc calls '{source}', and the plugin offers {', '.join(_METHODS)}"
-            )
+        if source not in METHODS:
+            raise UnfitError(f"pyfunc calls '{source}', and the plugin offers {', '.join(METHODS)}")
         # the same bits are wanted, not nearly the same
         extra = {"predict_fn": source, "accelerate": "off"}
         if trusted := conf.get("skops_trusted_types"):

@@ -15,7 +15,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions as F  # noqa: N812  as all of Spark's users call it
 from pyspark.sql.types import StringType, StructField, StructType
 
-from jackfield.score import ScoreError, ScoreJob
+from jackfield.score import SUFFIXES, ScoreError, ScoreJob
 from jackfield_mllib._score._options import Options, is_remote
 from jackfield_mllib._score._parts import plain
 from jackfield_mllib._score._told import told
@@ -32,14 +32,6 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 100
 _LOOKING = "looking at the table"
 _READERS: Final = {"parquet": "parquet", "csv": "csv", "ndjson": "json", "delta": "delta"}
-_SUFFIXES: Final = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".json": "ndjson",
-}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".snappy", ".deflate")
 #: Stands for an empty cell without quotes, which is null; one with quotes is an empty text.
 _NULL = "\0"
@@ -188,7 +180,7 @@ def _by_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(name.rstrip("/").lower())
     if suffix in _COMPRESSED:
         suffix = os.path.splitext(stem)[1]
-    return _SUFFIXES.get(suffix, "")
+    return SUFFIXES.get(suffix, "")
 
 
 def guess(sample: pa.Table) -> pa.Schema:
