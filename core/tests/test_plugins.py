@@ -265,8 +265,11 @@ def test_only_the_plugins_named_are_imported(add_plugin, monkeypatch, only, name
         ("sklearn", 'install it: pip install "jackfield[sklearn]"'),
         ("mlserver_sklearn.SKLearnModel", 'install it: pip install "jackfield[sklearn]"'),
         ("mlserver_xgboost.XGBoostModel", 'install it: pip install "jackfield[xgboost]"'),
-        ("mlserver_alibi_detect.AlibiDetectRuntime", 'install it: pip install "jackfield[alibi]"'),
-        ("alibi-explain", 'install it: pip install "jackfield[alibi]"'),
+        (
+            "mlserver_alibi_detect.AlibiDetectRuntime",
+            'install it: pip install "jackfield[alibi-detect]"',
+        ),
+        ("alibi-explain", 'install it: pip install "jackfield[alibi-explain]"'),
         ("teapot", "installed are: good"),
     ],
 )

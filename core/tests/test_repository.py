@@ -601,6 +601,7 @@ SPARK = '{"class":"org.apache.spark.ml.PipelineModel","timestamp":1,"sparkVersio
     [
         ("MLmodel", "flavors:\n  python_function:\n    loader_module: x\n", "mlflow"),
         ("metadata/part-00000-1-c000.txt", SPARK, "mllib"),
+        ("config.toml", 'x_ref = "x_ref.npy"\nname = "KSDrift"\n', "alibi-detect"),
     ],
 )
 def test_a_known_folder_names_the_plugin_that_is_missing(models_dir, scan, file, content, plugin):

@@ -89,7 +89,9 @@ class Plugins:
         """Say what to install, or which names there are."""
         framework = implementation.partition(".")[0].replace("-", "_")
         plugin_name = _KNOWN.get(framework.removeprefix("mlserver_"))
-        text = self._missing(f"runtime '{implementation}'", "its", plugin_name, self.runtimes)
+        extra = _EXTRAS.get(framework.removeprefix("mlserver_"), "")
+        what = f"runtime '{implementation}'"
+        text = self._missing(what, "its", plugin_name, self.runtimes, extra=extra)
         return ModelLoadError(text)
 
     def missing_engine(self, engine: str) -> str:
@@ -98,7 +100,13 @@ class Plugins:
         return self._missing(f"engine '{engine}'", "the", _KNOWN_ENGINES.get(engine), there)
 
     def _missing(
-        self, what: str, article: str, plugin_name: str | None, there: Collection[str]
+        self,
+        what: str,
+        article: str,
+        plugin_name: str | None,
+        there: Collection[str],
+        *,
+        extra: str = "",
     ) -> str:
         for plugin in self.plugins:
             if plugin.problem and plugin.name == plugin_name:
@@ -107,7 +115,7 @@ class Plugins:
                     f"{plugin.distribution} {plugin.version}: {plugin.problem}"
                 )
         if plugin_name is not None:
-            install = f'pip install "jackfield[{plugin_name}]"'
+            install = f'pip install "jackfield[{extra or plugin_name}]"'
             return f"no installed plugin has the {what}; install it: {install}"
         return f"no installed plugin has the {what}; installed are: {_join(there)}"
 
@@ -124,6 +132,8 @@ _KNOWN = {
     "alibi_explain": "alibi",
     "huggingface": "huggingface",
 }
+#: Those whose extra of the core is not called as the plugin.
+_EXTRAS = {"alibi_detect": "alibi-detect", "alibi_explain": "alibi-explain"}
 #: Engines of ``jackfield score`` -> the plugin that has it.
 _KNOWN_ENGINES = {"spark": "mllib"}
 #: The engine that needs no plugin.

@@ -44,7 +44,7 @@ _SUFFIXES = {
 }
 #: Files that make the folder which has them an artifact -> the plugin that reads it; the first
 #: is known by its name alone.
-_FOLDERS = {"MLmodel": "mlflow", "metadata/part-00000*": "mllib"}
+_FOLDERS = {"MLmodel": "mlflow", "metadata/part-00000*": "mllib", "config.toml": "alibi-detect"}
 
 
 _NO_SETTINGS = ModelSettings()

@@ -58,6 +58,7 @@ class Form(enum.StrEnum):
     ONNX = "ONNX"
     MLMODEL = "an MLmodel file"
     SPARK = "Spark's metadata"
+    ALIBI_DETECT = "Alibi Detect's configuration"
     NUMPY = "NumPy's array form"
     ZIP = "a zip file"
     EMPTY = "empty"
@@ -77,6 +78,7 @@ _FRAMEWORKS = {
     Form.ONNX: "onnx",
     Form.MLMODEL: "mlflow",
     Form.SPARK: "mllib",
+    Form.ALIBI_DETECT: "alibi-detect",
 }
 #: Top-level package -> framework, for what a pickle or a skops file names.
 _PACKAGES = {
@@ -86,6 +88,7 @@ _PACKAGES = {
     "lightgbm": "lightgbm",
     "catboost": "catboost",
     "_catboost": "catboost",
+    "alibi_detect": "alibi-detect",
 }
 _TITLES = {
     "sklearn": "scikit-learn",
@@ -95,6 +98,7 @@ _TITLES = {
     "onnx": "ONNX",
     "mlflow": "MLflow",
     "mllib": "Spark MLlib",
+    "alibi-detect": "Alibi Detect",
 }
 
 
@@ -103,7 +107,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
     form: Form
     #: Name of the plugin for it: "sklearn", "xgboost", "lightgbm", "catboost", "onnx",
-    #: "mlflow", "mllib"; else empty.
+    #: "mlflow", "mllib", "alibi-detect"; else empty.
     framework: str = ""
     #: ``module.Class`` of the object in a pickle or a skops file; "builtins.dict" and the like
     #: where it is a container; empty where that could not be read.
@@ -126,7 +130,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         detail = f"'{self.class_name}' in {self.form}" if self.class_name else str(self.form)
         if self.framework:
             name = _TITLES[self.framework]
-            article = "an" if name[0] in "XO" else "a"
+            article = "an" if name[0] in "AXO" else "a"
             return f"{article} {name} model ({detail})"
         return "of a form that is not known here" if self.form is Form.UNKNOWN else detail
 
@@ -227,6 +231,8 @@ def _by_mark(head: bytes, _file: BinaryIO) -> Artifact | None:
         return _found(Form.MLMODEL)
     if re.match(rb'\s*\{"class"\s*:\s*"org\.apache\.spark\.', head):
         return _found(Form.SPARK)
+    if re.search(rb"""^name\s*=\s*["']\w+Drift(?:Online)?["']""", head, re.M):
+        return _found(Form.ALIBI_DETECT)
     # an object's first key: its length in one of UBJSON's integers, then the key
     if re.match(rb"\{[iUIlL]\x00*[\x07](?:learner|version)", head):
         return _found(Form.XGBOOST_UBJ)
