@@ -148,10 +148,39 @@ def conformance(url: str, **options: Any) -> None:  # noqa: ANN401  click's
     sys.exit(check_server(url, **options))
 
 
+def _call_options(timeout_s: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of a command that calls a model of a running server."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        options = (
+            click.option(
+                "--version", default="", help="Its version.  [default: the server's choice]"
+            ),
+            click.option(
+                "--header",
+                "headers",
+                multiple=True,
+                callback=_headers,
+                help="NAME: VALUE of the request.",
+            ),
+            click.option(
+                "--timeout-s",
+                default=timeout_s,
+                show_default=True,
+                help="Longest wait for the answer.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print the response as JSON."),
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @cli.command()
 @click.argument("url")
 @click.option("--model", required=True, help="Name of the model.")
-@click.option("--version", default="", help="Its version.  [default: the server's choice]")
 @click.option(
     "--input",
     "source",
@@ -159,16 +188,96 @@ def conformance(url: str, **options: Any) -> None:  # noqa: ANN401  click's
     type=click.File("rb"),
     help="File of a JSON inference request; - reads it from the standard input.",
 )
-@click.option(
-    "--header", "headers", multiple=True, callback=_headers, help="NAME: VALUE of the request."
-)
-@click.option("--timeout-s", default=60.0, show_default=True, help="Longest wait for the answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+@_call_options(60.0)
 def infer(url: str, **options: Any) -> None:  # noqa: ANN401  click's
     """Send a request to the server at URL, http:// or grpc://, and print the outputs."""
     from jackfield._cli.infer import infer_once
 
     sys.exit(infer_once(url, **options))
+
+
+def _values(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, Any]:
+    """Split ``NAME=JSON``; what is no JSON is text."""
+    import msgspec
+
+    values: dict[str, Any] = {}
+    for name, text in _pairs(context, option, value).items():
+        try:
+            values[name] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            values[name] = text
+    return values
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--url", default="http://localhost:8080", show_default=True, help="The server, over HTTP."
+)
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="V,V,...|TEXT",
+    help="A row to explain: its cells with commas between, or a text; several are allowed.",
+)
+@click.option(
+    "--request",
+    "source",
+    type=click.File("rb"),
+    help="File of a JSON inference request, instead of rows; - reads the standard input.",
+)
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    callback=_values,
+    metavar="NAME=JSON",
+    help="Parameter of the explainer.",
+)
+@click.option(
+    "--format",
+    "form",
+    # as `jackfield._cli.explain.FORMS`, whose module needs a client
+    type=click.Choice(["table", "json", "html", "png"]),
+    default=None,
+    help="What is shown, or saved.  [default: the --output file's suffix, or table]",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that gets the answer: .html, .png or .json.",
+)
+@_call_options(300.0)
+def explain(
+    model: str,
+    *,
+    rows: tuple[str, ...],
+    source: IO[bytes] | None,
+    form: str | None,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  click's
+) -> None:
+    """Ask a server why MODEL predicts what it does for rows; or, without rows, in general.
+
+    The server needs an explainer of MODEL. Contributions are drawn as bars, rules as sentences;
+    --output explanation.html or .png saves the explainer's picture.
+    """
+    if rows and source is not None:
+        message = "give --row or --request, not both"
+        raise click.UsageError(message)
+    suffix = output.suffix.lower().lstrip(".") if output is not None else ""
+    form = "json" if as_json else form or (suffix if suffix in ("html", "png", "json") else "table")
+    if output is not None and form == "table":
+        message = f"expected --output FILE.html, .png or .json, found '{output}'"
+        raise click.UsageError(message)
+    from jackfield._cli.explain import explain as explain_rows
+
+    sys.exit(explain_rows(model, rows=rows, source=source, form=form, output=output, **options))
 
 
 def _time(context: click.Context, option: click.Parameter, value: str) -> float:

@@ -11,7 +11,7 @@ from jackfield._wire import json
 from jackfield.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from jackfield.tensor import Tensor
 
@@ -45,12 +45,16 @@ def infer_once(
     if as_json:
         click.echo(json.encode_infer(response)[0])
         return 0
-    rows = [
-        (tensor.name, str(tensor.datatype), str(list(tensor.shape)), _show(tensor))
-        for tensor in response.outputs
-    ]
-    print_table(("output", "datatype", "shape", "data"), rows)
+    print_table(("output", "datatype", "shape", "data"), tensor_rows(response.outputs))
     return 0
+
+
+def tensor_rows(tensors: Iterable[Tensor]) -> list[tuple[str, str, str, str]]:
+    """Give a line for each tensor: name, datatype, shape and the first elements."""
+    return [
+        (tensor.name, str(tensor.datatype), str(list(tensor.shape)), _show(tensor))
+        for tensor in tensors
+    ]
 
 
 def _show(tensor: Tensor) -> str:
