@@ -330,6 +330,14 @@ def test_plugins_are_listed_with_runtimes_and_frameworks(add_plugin, invoke):
     )
 
 
+def test_what_an_operator_should_know_of_a_runtime_is_listed(add_plugin, invoke):
+    notice = "It is free of charge on Sundays."
+    add_plugin("good", SPEC.replace("RuntimeSpec(", f"RuntimeSpec(notice={notice!r}, "))
+    assert f"\ngood: {notice}\n" in invoke("plugins", plugins="good").output
+    [plugin] = json.loads(invoke("plugins", "--json", plugins="good").output)
+    assert plugin["runtimes"][0]["notice"] == notice
+
+
 def test_plugins_as_json_are_for_programs(add_plugin, invoke):
     add_plugin("good", SPEC, version="4.5")
     [plugin] = json.loads(invoke("plugins", "--json", plugins="good").output)

@@ -6,6 +6,7 @@ import logging
 import pickle
 import signal
 import threading
+from pathlib import Path
 
 import grpc.aio
 import httpx
@@ -19,6 +20,8 @@ from jackfield import (
     InvalidRequestError,
     ModelLoadError,
     ModelNotReadyError,
+    RequestedOutput,
+    RuntimeFailedError,
     Server,
     ServerNotReadyError,
     ServerSettings,
@@ -147,6 +150,22 @@ async def test_a_second_start_is_refused_and_harms_nothing(add_model):
         assert (await server.model("double").infer(x=[1.0])).arrays["y"].tolist() == [2.0]
 
 
+async def test_a_server_stops_though_what_it_announces_does_not_come_back(add_model):
+    settings = ServerSettings(http_port=0, grpc_port=0, metrics_endpoint="")
+    server = Server([add_model("double")], plugins=(), settings=settings)
+    stop, is_announcing = asyncio.Event(), asyncio.Event()
+
+    async def announce(addresses):
+        is_announcing.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(server.run(stop, announce))
+    async with asyncio.timeout(20):
+        await is_announcing.wait()
+        stop.set()
+        await task
+
+
 def test_a_server_starts_again_on_another_loop(add_model):
     server = Server([add_model("double")], plugins=(), settings=ServerSettings(shared_memory=True))
 
@@ -251,6 +270,39 @@ async def test_stream_takes_arrays_by_name(add_model):
     async with Server([add_model("double")], plugins=()) as server:
         answers = [each async for each in server.model("double").stream(x=[1.0])]
     assert [answer.arrays["y"].tolist() for answer in answers] == [[2.0]]
+
+
+TELLING = (
+    Path(__file__).with_name("runtimes.py").read_text("utf-8")
+    + """
+
+class Telling(Double):
+    async def stream(self, request):
+        yield InferResponse([], {"done": 0.5})
+        yield InferResponse([Tensor.from_array("more", [1]), *super().infer(request).outputs])
+
+
+class Forgetful(Double):
+    def infer(self, request):
+        return InferResponse([Tensor.from_array("more", [1])])
+"""
+)
+
+
+async def test_a_stream_tells_of_progress_before_what_is_asked_for(add_model):
+    request = InferRequest([Tensor.from_array("x", [1.0])], [RequestedOutput("y")])
+    async with Server([add_model("telling", "Telling", code=TELLING)], plugins=()) as server:
+        answers = [each async for each in server.model("telling").stream(request)]
+    assert [list(answer.arrays) for answer in answers] == [[], ["y"]]
+    assert answers[0].parameters == {"done": 0.5}
+
+
+async def test_an_output_that_a_runtime_forgets_is_told_to_the_log(add_model, caplog):
+    request = InferRequest([Tensor.from_array("x", [1.0])], [RequestedOutput("y")])
+    async with Server([add_model("f", "Forgetful", code=TELLING)], plugins=()) as server:
+        with pytest.raises(RuntimeFailedError, match="the server's log tells why"):
+            await server.model("f").infer(request)
+    assert "promise the outputs ['y'], which it did not give" in caplog.text
 
 
 # ---- the twin without a loop ----

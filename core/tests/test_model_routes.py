@@ -80,6 +80,17 @@ async def test_a_body_is_decoded_by_its_annotation(serve, client_of):
         assert found.json() == {"error": "model 'm': row: expected an integer, found a string"}
 
 
+async def test_the_request_and_a_body_are_taken_both(serve, client_of):
+    route = (
+        "@route('/f', methods=['POST'])\n"
+        "    def f(self, asked: Asked, request: Request): "
+        "return [asked.row, request.query_params['q']]"
+    )
+    async with serve(route) as server, client_of(server) as client:
+        found = await client.post("/v2/models/m/f?q=a", json={"row": 1})
+        assert (found.status_code, found.json()) == (200, [1, "a"])
+
+
 async def test_paths_may_have_parameters_versions_and_methods(serve, client_of):
     route = (
         "@route('/f/{row:int}', methods=['get', 'DELETE'])\n"
@@ -239,7 +250,7 @@ REFUSED = {
     ),
     "parameters": (
         "@route('/f')\n    def f(self, a, b): ...",
-        "its method takes a, b; expected one",
+        "its method takes a, b; expected the request and one body",
     ),
     "body": (
         "@route('/f')\n    def f(self, a: np.ndarray | set): ...",

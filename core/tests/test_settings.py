@@ -307,6 +307,28 @@ def test_variables_go_before_the_file(read):
     assert settings.parameters.extra == {"depth": 3}
 
 
+@pytest.mark.parametrize(
+    "implementation", ["mlserver_alibi_detect.AlibiDetectRuntime", "alibi-detect"]
+)
+def test_variables_of_mlservers_runtimes_are_their_settings(read, implementation):
+    variables = {
+        "MLSERVER_MODEL_ALIBI_DETECT_BATCH_SIZE": "5",
+        "MLSERVER_MODEL_ALIBI_DETECT_PREDICT_PARAMETERS": '{"drift_type": "feature"}',
+    }
+    given = {"implementation": implementation, "parameters": {"extra": {"batch_size": 2}}}
+    settings, warnings = read(given, variables)
+    assert warnings == []
+    assert settings.parameters.extra == {
+        "batch_size": "5",
+        "predict_parameters": {"drift_type": "feature"},
+    }
+    settings, warnings = read({"implementation": "mlserver_sklearn.SKLearnModel"}, variables)
+    assert settings.parameters.extra == {}
+    assert len(warnings) == 2
+    with pytest.raises(SettingsError, match="not readable as JSON"):
+        read(given, {"MLSERVER_MODEL_ALIBI_DETECT_PREDICT_PARAMETERS": "{"})
+
+
 def test_an_unknown_variable_of_mlservers_warns_and_one_of_ours_is_an_error(read):
     _, [warning] = read({}, {"MLSERVER_MODEL_URL": "x"})
     assert warning == (

@@ -9,10 +9,11 @@ import tomllib
 from pathlib import Path
 
 import jackfield
+from jackfield_alibi import jackfield_runtimes
 
 ROOT = Path(__file__).parents[2]
 LINTER = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-LAYERS, FRAMEWORKS, APART, PRIVATE = LINTER["contracts"]
+LAYERS, FRAMEWORKS, APART, PRIVATE, WITHIN_ALIBI = LINTER["contracts"]
 
 SOURCES = [ROOT / "core" / "src", *sorted(ROOT.glob("plugins/*/src"))]
 PLUGINS = {package.name for source in SOURCES[1:] for package in source.glob("jackfield_*")}
@@ -34,6 +35,13 @@ def test_the_contracts_know_every_plugin():
     assert set(LINTER["root_packages"]) == {"jackfield", *PLUGINS}
     assert set(FRAMEWORKS["forbidden_modules"]) >= PLUGINS
     assert set(APART["modules"]) == PLUGINS
+
+
+def test_the_runtimes_of_alibi_are_apart_from_each_other():
+    """One is installed without what the other needs."""
+    folders = {spec.runtime.rpartition(".")[0] for spec in jackfield_runtimes()}
+    assert set(WITHIN_ALIBI["modules"]) == folders
+    assert WITHIN_ALIBI["type"] == APART["type"] == "independence"
 
 
 def test_no_plugin_may_import_a_private_module_or_the_test_bench():

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from jackfield._metrics import Metrics
+from jackfield._monitors import FeatureVerdict, Verdict
+from jackfield._monitors.monitor import Handle
+from jackfield._monitors.statistics import MonitorStatistics
 from jackfield._statistics import FAILURES, LoadStatistics, ModelStatistics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -16,9 +19,27 @@ DASHBOARD = json.loads((DOCS / "grafana.json").read_text("utf-8"))
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
 
 
+def handle():
+    """Make what a model has of a monitor that has judged once."""
+    feature = FeatureVerdict(name="f", p_value=0.5, distance=1.0)
+    verdict = Verdict(time_s=1.0, kind="drift", is_positive=True, rows=1, features=[feature])
+    monitor = types.SimpleNamespace(
+        model="m",
+        version="1",
+        name="d",
+        statistics=MonitorStatistics(),
+        verdict=verdict,
+        waiting_rows=0,
+        observe=None,
+    )
+    return Handle(monitor, lambda: None)
+
+
 def families(*, mlserver_names):
     """Collect from a server with one model that did nothing."""
-    model = types.SimpleNamespace(name="m", version="1", statistics=ModelStatistics(), metrics=None)
+    model = types.SimpleNamespace(
+        name="m", version="1", statistics=ModelStatistics(), metrics=None, observers=[handle()]
+    )
     loads = LoadStatistics()
     loads.succeeded("m", "1", 1.0)
     return list(Metrics(lambda: [model], loads, mlserver_names=mlserver_names).collect())

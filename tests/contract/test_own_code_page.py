@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jackfield import InvalidRequestError, Server
@@ -19,10 +20,11 @@ def models(page):
 
 @pytest.fixture
 def serve(tmp_path):
-    def serve(page, name):
-        file = tmp_path / f"{name}.py"
-        file.write_text(models(page)[file.name])
-        return Server([file], plugins=())
+    def serve(page, *names):
+        files = [tmp_path / f"{name}.py" for name in names]
+        for file in files:
+            file.write_text(models(page)[file.name])
+        return Server(files, plugins=())
 
     return serve
 
@@ -66,6 +68,12 @@ async def test_the_route_answers(serve):
             assert found.json() == {"parts": [1.0, 3.0, 2.0]}
 
 
+async def test_a_model_calls_another(serve):
+    async with serve("own-code.md", "calling", "explained") as server:
+        found = await server.model("calling").infer(x=np.array([[0.1, 0.1, 0.1], [1, 1, 1.0]]))
+        assert found.arrays["output-0"].tolist() == [False, True]
+
+
 def test_every_annotation_of_the_table_is_supported():
     from jackfield._kinds import SUPPORTED
 
@@ -76,7 +84,8 @@ def test_every_annotation_of_the_table_is_supported():
 
 
 def test_the_pages_have_the_models_that_are_tested():
-    assert set(models("own-code.md")) == {"scores.py", "echo.py", "context.py", "explained.py"}
+    names = {"scores.py", "echo.py", "context.py", "explained.py", "calling.py"}
+    assert set(models("own-code.md")) == names
     assert set(models("migrating-from-mlserver.md")) == {"models.py"}
 
 

@@ -67,7 +67,13 @@ if TYPE_CHECKING:
         SyncModel,
         SyncServer,
     )
-    from jackfield.settings import ModelParameters, ModelSettings, ServerSettings
+    from jackfield.settings import (
+        ModelParameters,
+        ModelSettings,
+        MonitorSettings,
+        ServerSettings,
+        WebhookSettings,
+    )
     from jackfield.tensor import Datatype, Tensor
 
 __version__ = "0.1.0"
@@ -99,6 +105,7 @@ __all__ = [
     "ModelParameters",
     "ModelSettings",
     "ModelState",
+    "MonitorSettings",
     "NoAnswerError",
     "NotServedError",
     "OverloadedError",
@@ -126,6 +133,7 @@ __all__ = [
     "Tensor",
     "TensorMetadata",
     "Timing",
+    "WebhookSettings",
     "hookimpl",
     "route",
 ]
@@ -188,7 +196,13 @@ _HOMES = {
         "SyncModel",
         "SyncServer",
     ),
-    "settings": ("ModelParameters", "ModelSettings", "ServerSettings"),
+    "settings": (
+        "ModelParameters",
+        "ModelSettings",
+        "MonitorSettings",
+        "ServerSettings",
+        "WebhookSettings",
+    ),
     "tensor": ("Datatype", "Tensor"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -22,11 +22,12 @@ from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
 from jackfield.settings import decode_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from prometheus_client import Metric
 
+    from jackfield._peers import SyncModel
     from jackfield._repository import ModelSource
 
 logger = logging.getLogger("jackfield")
@@ -51,12 +52,18 @@ class Loaded(NamedTuple):
     bound: ThreadBound | None = None
 
 
-def load_runtime(source: ModelSource, *, threads: int = 1) -> Loaded:
+def load_runtime(
+    source: ModelSource,
+    *,
+    threads: int = 1,
+    find_model: Callable[[str, str], SyncModel] | None = None,
+) -> Loaded:
     """Load a model in this thread.
 
     Args:
         source: The model.
         threads: What its framework's pools may use for one call.
+        find_model: Finds a model of the same server; None where there is no server.
 
     Raises:
         ModelLoadError: It can't be served. Whatever foreign code raises becomes one; its trace is
@@ -66,7 +73,7 @@ def load_runtime(source: ModelSource, *, threads: int = 1) -> Loaded:
     try:
         # a pool that loading left in this thread would stand against all later ones
         bound.apply_single()
-        loaded = _load_untranslated(source, threads, bound)
+        loaded = _load_untranslated(source, threads, bound, find_model)
     except BaseException as error:
         bound.close()
         if isinstance(error, JackfieldError):
@@ -82,7 +89,12 @@ def load_runtime(source: ModelSource, *, threads: int = 1) -> Loaded:
     return loaded
 
 
-def _load_untranslated(source: ModelSource, threads: int, bound: ThreadBound) -> Loaded:
+def _load_untranslated(
+    source: ModelSource,
+    threads: int,
+    bound: ThreadBound,
+    find_model: Callable[[str, str], SyncModel] | None,
+) -> Loaded:
     spec, settings = source.spec, source.settings
     if source.problem or spec is None:
         raise ModelLoadError(source.problem or "no runtime was found for it")
@@ -101,6 +113,7 @@ def _load_untranslated(source: ModelSource, threads: int, bound: ThreadBound) ->
             {"model": source.name, "version": source.version},
         ),
         runtimes=source.runtimes,
+        find_model=find_model,
     )
     runtime: Runtime
     if "." in spec.name:  # the model's own code, which lies in its folder

@@ -27,12 +27,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from jackfield._monitors import monitors_of
 from jackfield._statistics import DEPTHS, LAGS, SECONDS, SIZES, LoopStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from jackfield._models import Model
+    from jackfield._monitors import Monitor
     from jackfield._statistics import LoadStatistics, ModelStatistics
 
 logger = logging.getLogger("jackfield")
@@ -83,6 +85,9 @@ class Metrics(Collector):
             *_loading(self._loads),
             _lag(self._loop),
         ]
+        # most servers have none: nothing is said of them there
+        if monitors := [each for model in models for each in monitors_of(model)]:
+            ours += [*_monitored_rows(monitors), *_verdicts(monitors), *_troubles(monitors)]
         if self._mlserver_names:
             ours += _as_in_mlserver(models)
         yield from ours
@@ -163,7 +168,7 @@ def _requests(models: Iterable[Model]) -> list[Metric]:
             requests.add_metric([*key, outcome], count)
         requests.add_metric([*key, "rejected"], statistics.rejected_count)
         rows.add_metric(key, statistics.inference_count)
-        in_progress.add_metric(key, statistics.in_flight)
+        in_progress.add_metric(key, statistics.in_flight + statistics.beside)
         waiting.add_metric(key, statistics.waiting)
     return [requests, rows, in_progress, waiting]
 
@@ -252,6 +257,122 @@ def _loading(loads: LoadStatistics) -> list[Metric]:
         if counted.seconds is not None:
             seconds.add_metric(key, counted.seconds)
     return [total, seconds]
+
+
+_MONITOR_LABELS = (*_LABELS, "monitor")
+
+
+def _monitor_key(monitor: Monitor) -> tuple[str, str, str]:
+    return monitor.model, monitor.version, monitor.name
+
+
+def _monitored_rows(monitors: Iterable[Monitor]) -> list[Metric]:
+    """What became of the rows of monitored models."""
+    seen = CounterMetricFamily(
+        "jackfield_monitor_rows_seen", "Rows of requests seen.", labels=_MONITOR_LABELS
+    )
+    sampled = CounterMetricFamily(
+        "jackfield_monitor_rows_sampled", "Rows taken by chance.", labels=_MONITOR_LABELS
+    )
+    judged = CounterMetricFamily(
+        "jackfield_monitor_rows_judged",
+        "Rows that the detector answered for; more than once where windows overlap.",
+        labels=_MONITOR_LABELS,
+    )
+    dropped = CounterMetricFamily(
+        "jackfield_monitor_rows_dropped",
+        "Rows taken that are not judged, by reason.",
+        labels=(*_MONITOR_LABELS, "reason"),
+    )
+    waiting = GaugeMetricFamily(
+        "jackfield_monitor_rows_waiting",
+        "Rows that wait, those in the window included.",
+        labels=_MONITOR_LABELS,
+    )
+    for monitor in monitors:
+        key, counts = _monitor_key(monitor), monitor.statistics
+        seen.add_metric(key, counts.seen_rows)
+        sampled.add_metric(key, counts.sampled_rows)
+        judged.add_metric(key, counts.judged_rows)
+        for reason, count in counts.drops.items():
+            dropped.add_metric([*key, reason], count)
+        waiting.add_metric(key, monitor.waiting_rows)
+    return [seen, sampled, judged, dropped, waiting]
+
+
+def _verdicts(monitors: Iterable[Monitor]) -> list[Metric]:
+    """What the detectors said, and what they say now."""
+    drift = GaugeMetricFamily(
+        "jackfield_monitor_positive",
+        "The last verdict: 1 is drift, or more outliers than are allowed.",
+        labels=_MONITOR_LABELS,
+    )
+    when = GaugeMetricFamily(
+        "jackfield_monitor_verdict_timestamp_seconds",
+        "When the last verdict was given, in seconds since 1970.",
+        labels=_MONITOR_LABELS,
+    )
+    p_value = GaugeMetricFamily(
+        "jackfield_monitor_p_value",
+        "P-value of the last verdict, of each feature or of all.",
+        labels=(*_MONITOR_LABELS, "feature"),
+    )
+    distance = GaugeMetricFamily(
+        "jackfield_monitor_distance",
+        "Distance or test statistic of the last verdict, of each feature or of all.",
+        labels=(*_MONITOR_LABELS, "feature"),
+    )
+    verdicts = CounterMetricFamily(
+        "jackfield_monitor_verdicts",
+        "Verdicts by what they found.",
+        labels=(*_MONITOR_LABELS, "found"),
+    )
+    outliers = CounterMetricFamily(
+        "jackfield_monitor_outlier_rows",
+        "Rows found to be outliers or adversarial.",
+        labels=_MONITOR_LABELS,
+    )
+    for monitor in monitors:
+        key, counts, verdict = _monitor_key(monitor), monitor.statistics, monitor.verdict
+        verdicts.add_metric([*key, "positive"], counts.positives)
+        verdicts.add_metric([*key, "negative"], counts.verdicts - counts.positives)
+        outliers.add_metric(key, counts.outlier_rows)
+        if verdict is None:
+            continue
+        drift.add_metric(key, float(verdict.is_positive))
+        when.add_metric(key, verdict.time_s)
+        for feature in verdict.features[:_MOST_SERIES]:
+            if feature.p_value is not None:
+                p_value.add_metric([*key, feature.name], feature.p_value)
+            if feature.distance is not None:
+                distance.add_metric([*key, feature.name], feature.distance)
+    return [drift, when, p_value, distance, verdicts, outliers]
+
+
+#: Features of a monitor that have series of their own.
+_MOST_SERIES = 200
+
+
+def _troubles(monitors: Iterable[Monitor]) -> list[Metric]:
+    """How calls of detectors and webhooks ended."""
+    calls = CounterMetricFamily(
+        "jackfield_monitor_calls",
+        "Calls of the detector by outcome.",
+        labels=(*_MONITOR_LABELS, "outcome"),
+    )
+    webhooks = CounterMetricFamily(
+        "jackfield_monitor_webhooks",
+        "Events for the webhook by what became of them.",
+        labels=(*_MONITOR_LABELS, "outcome"),
+    )
+    for monitor in monitors:
+        key, counts = _monitor_key(monitor), monitor.statistics
+        calls.add_metric([*key, "success"], counts.calls)
+        for outcome, count in counts.failures.items():
+            calls.add_metric([*key, outcome], count)
+        for outcome, count in counts.deliveries.items():
+            webhooks.add_metric([*key, outcome], count)
+    return [calls, webhooks]
 
 
 def _lag(loop: LoopStatistics) -> Metric:

@@ -21,10 +21,20 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from jackfield._loading import Loaded, load_runtime
+from jackfield._monitors import Monitors
+from jackfield._needs import find_cycle, find_needs
 from jackfield._outputs import select_outputs
 from jackfield._overrides import decode_overrides
+from jackfield._peers import Beside, Peers
 from jackfield._process.proxy import load_in_process
-from jackfield._scheduling import NEVER, Arrivals, Scheduler, choose_scheduler, choose_stream
+from jackfield._scheduling import (
+    NEVER,
+    Arrivals,
+    Execution,
+    Scheduler,
+    choose_scheduler,
+    choose_stream,
+)
 from jackfield._statistics import LoadStatistics, ModelStatistics
 from jackfield._tracing import TraceSettings
 from jackfield.errors import (
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from jackfield._loading import OwnMetrics
+    from jackfield._monitors import Observer
     from jackfield._repository import ModelSource, Repository
     from jackfield._routes import ModelRoute
     from jackfield._threads import ThreadBound
@@ -103,9 +114,12 @@ class Model:
         routes: Sequence[ModelRoute] = (),
         metrics: OwnMetrics | None = None,
         bound: ThreadBound | None = None,
+        needs: Sequence[str] = (),
     ) -> None:
         self.name = source.name
         self.version = source.version
+        #: Names of the models that it calls.
+        self.needs = needs
         self.metadata = metadata
         self.runtime_name = source.spec.name if source.spec else ""
         self._runtime = runtime
@@ -128,6 +142,9 @@ class Model:
         self._traces = traces
         self._idle = asyncio.Event()
         self._idle.set()
+        self._beside = Beside(statistics)
+        #: Who is shown what was answered; streams are not.
+        self.observers: Sequence[Observer] = ()
         #: What was loaded in its place. Who found this one before may ask it after that: the body
         #: of its request was still to come.
         self.successor: Model | None = None
@@ -193,6 +210,66 @@ class Model:
         if self._traces.is_on:
             self._trace(request, outputs, arrived=arrived, started=started, ended=ended)
         timing = Timing(received, arrived, started, ended, rows, requests)
+        answer = InferResponse(
+            outputs, response.parameters, self.name, self.version, request.id, timing
+        )
+        for observer in self.observers:
+            observer.observe(request, answer)
+        return answer
+
+    def infer_here(
+        self, request: InferRequest | None = None, /, **inputs: object
+    ) -> InferResponse | None:
+        """Compute a response in the calling thread, any one but the loop's, for another model.
+
+        It saves two changes of threads, which cost more than a short call. For that nothing else
+        may be under way in this model, and its runtime must be one that any thread may call.
+
+        Args:
+            request: As for `infer`.
+            inputs: As for `infer`.
+
+        Returns:
+            As `infer`; None where that is the way, and nothing has happened.
+
+        Raises:
+            InvalidRequestError: As for `infer`; so do the others there.
+        """
+        arrived = perf_counter_ns()
+        if request is None or inputs:
+            request = _request_of(request, inputs)
+        if self.successor is not None or self._traces.is_on:
+            return None
+        left_ns = request.deadline_ns - arrived if request.deadline_ns else NEVER
+        if request.parameters or not request.inputs:
+            return None
+        if not self.scheduler.fits_here(request, left_ns):
+            return None
+        if request.outputs and self._outputs:
+            self._check_outputs(request)
+        if not self._beside.enter():
+            return None
+        statistics = self.statistics
+        received = request.received_ns or arrived
+        try:
+            # Looked at after it was counted: the loop, which looks first and counts then, may have
+            # let in one that is not seen here, and no more.
+            if statistics.in_flight or statistics.beside > 1 or self._max_queue == 1:
+                return None
+            outcome = self.scheduler.answer_here(request)
+            if not isinstance(outcome, Execution):
+                raise outcome
+            response, started, ended, rows, requests = outcome
+            outputs: Sequence[Tensor] = response.outputs
+            if request.outputs:
+                outputs = select_outputs(request.outputs, outputs, self.metadata)
+        except BaseException as error:
+            self._fail(error, perf_counter_ns() - received)
+            raise
+        finally:
+            self._beside.leave()
+        statistics.succeeded(received, arrived, started, ended, rows)
+        timing = Timing(received, arrived, started, ended, rows, requests)
         return InferResponse(
             outputs, response.parameters, self.name, self.version, request.id, timing
         )
@@ -238,7 +315,8 @@ class Model:
                     if not isinstance(response, InferResponse):
                         raise _no_response("stream yielded", response)
                     outputs = response.outputs
-                    if request.outputs:
+                    # one without any tells of progress
+                    if request.outputs and outputs:
                         outputs = select_outputs(request.outputs, outputs, self.metadata)
                     yield InferResponse(
                         outputs, response.parameters, self.name, self.version, request.id
@@ -275,10 +353,11 @@ class Model:
             )
         if request.outputs and self._outputs:
             self._check_outputs(request)
-        if self.statistics.in_flight >= self._max_queue:
-            self.statistics.rejected_count += 1
+        statistics = self.statistics
+        if statistics.in_flight + statistics.beside >= self._max_queue:
+            statistics.rejected_count += 1
             raise OverloadedError(self.name, limit=self._max_queue)
-        self.statistics.in_flight += 1
+        statistics.in_flight += 1
         self._idle.clear()
 
     def _deadline(self, request: InferRequest, received: int, arrived: int) -> int:
@@ -373,8 +452,11 @@ class Model:
             timeout_s: The longest wait; None waits for all. A runtime that is still in use then is
                 not freed.
         """
+        for observer in self.observers:
+            observer.close()
         try:
             async with asyncio.timeout(timeout_s):
+                await self._beside.close()
                 await self._idle.wait()
                 await self.scheduler.drain()
         except TimeoutError:
@@ -458,9 +540,12 @@ class Models:
         self.traces = TraceSettings()
         self.arrivals = Arrivals()
         self.loads = LoadStatistics()
+        self._monitors = Monitors(self.get)
         self._entries: dict[str, dict[str, _Entry]] = {}
         # what the request's path reads: one look-up; version "" is the default version
         self._serving: dict[tuple[str, str], Model] = {}
+        #: What served when the server was stopped, until all are closed.
+        self._draining: dict[tuple[str, str], Model] = {}
         #: Called when models have come or gone.
         self.on_change: Callable[[], None] = _nothing
         #: The same by the paths of the REST API's inference.
@@ -490,6 +575,10 @@ class Models:
         if model is None:
             raise self._absent(name, version)
         return model
+
+    def _get_peer(self, name: str, version: str) -> Model:
+        """Get a model for another one, whose last requests may still need it when all close."""
+        return self._draining.get((name, version)) or self.get(name, version)
 
     def _absent(self, name: str, version: str) -> JackfieldError:
         if not self._opened:
@@ -621,7 +710,11 @@ class Models:
             if not load:
                 entry.state, entry.reason = ModelState.UNAVAILABLE, "not loaded"
         if load:
-            await asyncio.gather(*(self._load(source) for source in sources))
+            loads: dict[str, list[asyncio.Task[str]]] = {}
+            for source in sources:
+                task = asyncio.ensure_future(self._load(source, after=loads))
+                loads.setdefault(source.name, []).append(task)
+            await asyncio.gather(*(task for tasks in loads.values() for task in tasks))
         self._started = True
 
     async def load(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
@@ -688,12 +781,20 @@ class Models:
         """Unload everything; requests in flight have `timeout_s` seconds to end."""
         self._closed = True
         entries = [entry for versions in self._entries.values() for entry in versions.values()]
+        self._draining = dict(self._serving)
         self._serving.clear()
         self.paths.clear()
         models = [entry.model for entry in entries if entry.model is not None]
         for entry in entries:
             entry.state, entry.reason, entry.model = ModelState.UNLOADING, "the server stops", None
-        await asyncio.gather(*(model.close(timeout_s) for model in models))
+        deadline, left_s = asyncio.get_running_loop().time() + timeout_s, timeout_s
+        while models:  # who calls others goes before them
+            needed = {need for model in models for need in model.needs}
+            first = [model for model in models if model.name not in needed] or models
+            await asyncio.gather(*(model.close(left_s) for model in first))
+            models = [model for model in models if model not in first]
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        self._draining = {}
         if self._closing:  # versions that were replaced; one may hang in its runtime
             await asyncio.wait([*self._closing], timeout=timeout_s)
         self.traces.close()
@@ -704,14 +805,25 @@ class Models:
         versions = self._entries.setdefault(source.name, {})
         return versions.setdefault(source.version, _Entry(source))
 
-    async def _load(self, source: ModelSource) -> str:
-        """Load one version beside what serves, and swap; returns the problem, empty if none."""
+    async def _load(
+        self, source: ModelSource, after: Mapping[str, Sequence[asyncio.Task[str]]] | None = None
+    ) -> str:
+        """Load one version beside what serves, and swap.
+
+        Args:
+            source: The model version.
+            after: Loads that are under way, by model name: it waits for those of what it needs.
+
+        Returns:
+            The problem; empty if there is none.
+        """
         entry, entries = self._note(source), self._entries
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
-        started = perf_counter_ns()
         try:
-            model = await self._build(source)
+            needs = await self._await_needs(source, after or {})
+            started = perf_counter_ns()
+            model = await self._build(source, needs)
         except ModelLoadError as error:
             self.loads.failed(source.name, source.version)
             logger.error("model '%s' %s: %s", source.name, source.version, error)
@@ -732,10 +844,38 @@ class Models:
         self._retire(old)
         return ""
 
-    async def _build(self, source: ModelSource) -> Model:
+    async def _await_needs(
+        self, source: ModelSource, loads: Mapping[str, Sequence[asyncio.Task[str]]]
+    ) -> Sequence[str]:
+        """Wait until all that a model needs serves; returns their names.
+
+        Raises:
+            ModelLoadError: One of them doesn't.
+        """
+        needs = find_needs(source)
+        if not needs:
+            return needs
+        known = {
+            name: [need for entry in versions.values() for need in find_needs(entry.source)]
+            for name, versions in self._entries.items()
+        }
+        if cycle := find_cycle({**known, source.name: needs}, source.name):
+            way = " -> ".join(f"'{name}'" for name in cycle)
+            raise ModelLoadError(f"models need each other, so that none can be loaded: {way}")
+        for need in needs:
+            if tasks := loads.get(need):
+                await asyncio.wait(tasks)
+            try:
+                self.get(need)
+            except JackfieldError as error:
+                raise ModelLoadError(f"it needs the model '{need}': {error}") from error
+        return needs
+
+    async def _build(self, source: ModelSource, needs: Sequence[str]) -> Model:
         threads = source.settings.threads or self._threads
         loop = asyncio.get_running_loop()
-        loading = self._loaders.submit(_load_somewhere, source, threads, loop)
+        peers = Peers(self._get_peer, loop)
+        loading = self._loaders.submit(_load_somewhere, source, threads, loop, peers)
         try:
             loaded = await asyncio.wrap_future(loading)
         except asyncio.CancelledError:
@@ -753,12 +893,15 @@ class Models:
                 arrivals=self.arrivals,
                 bound=loaded.bound,
             )
+            observers = self._monitors.create(
+                source.name, source.version, source.settings.monitors, loaded.metadata
+            )
         except ModelLoadError:
             await asyncio.to_thread(loaded.runtime.close)
             if loaded.bound is not None:
                 loaded.bound.close()
             raise
-        return Model(
+        model = Model(
             source,
             loaded.runtime,
             loaded.metadata,
@@ -769,7 +912,10 @@ class Models:
             routes=loaded.routes,
             metrics=loaded.metrics,
             bound=loaded.bound,
+            needs=needs,
         )
+        model.observers = observers
+        return model
 
     def _retire(self, model: Model | None) -> None:
         """Let a version that no path reaches answer its requests in flight, then free it."""
@@ -855,11 +1001,13 @@ def _warn(source: ModelSource) -> None:
         logger.warning("model '%s': %s", source.name, warning)
 
 
-def _load_somewhere(source: ModelSource, threads: int, loop: asyncio.AbstractEventLoop) -> Loaded:
+def _load_somewhere(
+    source: ModelSource, threads: int, loop: asyncio.AbstractEventLoop, peers: Peers
+) -> Loaded:
     """Load in this thread, or in a process of the model's own."""
     if source.settings.scheduler == "process":
         return load_in_process(source, loop, threads=threads)
-    return load_runtime(source, threads=threads)
+    return load_runtime(source, threads=threads, find_model=peers.model)
 
 
 def _close_unused(loading: Future[Loaded]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jackfield.errors import InvalidRequestError, RuntimeFailedError
+from jackfield.errors import InvalidRequestError
 from jackfield.tensor import Datatype, Tensor
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ def select_outputs(
     """Pick the requested outputs out of the computed ones.
 
     Raises:
-        RuntimeFailedError: The runtime left out one that its metadata promises.
+        LookupError: The runtime left out one that its metadata promises.
         InvalidRequestError: A classification is asked of an output that has none.
     """
     if [tensor.name for tensor in computed] != [output.name for output in requested]:
         by_name = {tensor.name: tensor for tensor in computed}
         missing = [output.name for output in requested if output.name not in by_name]
         if missing:
-            raise RuntimeFailedError(metadata.name) from KeyError(*missing)
+            message = f"its metadata promise the outputs {missing}, which it did not give"
+            raise LookupError(message)
         computed = [by_name[output.name] for output in requested]
     if not any("classification" in output.parameters for output in requested):
         return computed

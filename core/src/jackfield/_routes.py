@@ -13,6 +13,7 @@ import msgspec
 
 from jackfield._signature import read_hints
 from jackfield.errors import ModelLoadError
+from jackfield.messages import InferRequest
 from jackfield.runtime import RouteMark
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ TAKEN = frozenset(
         "generate_stream",
         "infer",
         "infer_stream",
+        "monitors",
         "ready",
         "stats",
         "trace",
@@ -49,13 +51,17 @@ class ModelRoute(NamedTuple):
     methods: tuple[str, ...]
     #: A bound method; see `jackfield.route` for what it takes and gives.
     handler: Callable[..., Any]
-    takes_request: bool = False
     #: The type that the JSON body is decoded to; None where the method does not take it.
     body: Any = None
+    #: The parameters' names of the two.
+    request_name: str = ""
+    body_name: str = ""
     #: Whether it is served at the server's root as well, where no other model has it there.
     at_root: bool = False
     #: Whether the model is not to be served without it.
     is_needed: bool = True
+    #: Whether it is a path of the models that this one needs, too.
+    on_needed: bool = False
 
 
 def find_routes(model: object) -> tuple[ModelRoute, ...]:
@@ -69,7 +75,7 @@ def find_routes(model: object) -> tuple[ModelRoute, ...]:
     for each in _marked(model):
         what = f"route '{each.path}' of '{each.handler.__name__}'"
         _check(each, what)
-        routes.append(_read_parameter(each, what))
+        routes.append(_read_parameters(each, what))
         for method in each.methods:
             key = (method, _PARAMETER.sub("{", each.path))
             if other := seen.get(key):
@@ -92,6 +98,7 @@ def _marked(model: object) -> Iterator[ModelRoute]:
                     getattr(model, name),
                     at_root=mark.at_root,
                     is_needed=mark.is_needed,
+                    on_needed=mark.on_needed,
                 )
 
 
@@ -119,24 +126,30 @@ def _check(route: ModelRoute, what: str) -> None:
         raise ModelLoadError(problem)
 
 
-def _read_parameter(route: ModelRoute, what: str) -> ModelRoute:
-    """Find what the method takes: nothing, the request or a decoded body."""
-    parameters = list(inspect.signature(route.handler).parameters.values())
-    if len(parameters) > 1:
-        names = ", ".join(each.name for each in parameters)
-        problem = f"{what}: its method takes {names}; expected one parameter at most"
-        raise ModelLoadError(problem)
-    if not parameters:
-        return route
-    (parameter,) = parameters
-    # by its name: Starlette may be imported for the type checker only
-    annotation = getattr(parameter.annotation, "__name__", str(parameter.annotation))
-    if parameter.annotation is parameter.empty or annotation.rpartition(".")[2] == "Request":
-        return route._replace(takes_request=True)
-    body = read_hints(route.handler)[parameter.name]
+def _read_parameters(route: ModelRoute, what: str) -> ModelRoute:
+    """Find what the method takes: the request, a decoded body, both or nothing."""
+    for name, parameter in inspect.signature(route.handler).parameters.items():
+        # by its name: Starlette may be imported for the type checker only
+        annotation = getattr(parameter.annotation, "__name__", str(parameter.annotation))
+        is_request = annotation.rpartition(".")[2] == "Request"
+        if (parameter.annotation is parameter.empty or is_request) and not route.request_name:
+            route = route._replace(request_name=name)
+        elif parameter.annotation is not parameter.empty and route.body is None:
+            route = route._replace(body_name=name, body=_body_of(route, name, what))
+        else:
+            names = ", ".join(inspect.signature(route.handler).parameters)
+            problem = f"{what}: its method takes {names}; expected the request and one body at most"
+            raise ModelLoadError(problem)
+    return route
+
+
+def _body_of(route: ModelRoute, name: str, what: str) -> object:
+    body = read_hints(route.handler)[name]
+    if body is InferRequest:
+        return body
     try:
         msgspec.json.Decoder(body)
     except TypeError as error:
-        problem = f"{what}: '{parameter.name}' can't be decoded from JSON: {error}"
+        problem = f"{what}: '{name}' can't be decoded from JSON: {error}"
         raise ModelLoadError(problem) from error
-    return route._replace(body=body)
+    return body

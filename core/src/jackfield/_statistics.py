@@ -10,6 +10,7 @@ Source: Triton's statistics extension; its field names are kept.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from bisect import bisect_left
 from time import perf_counter_ns
@@ -79,7 +80,9 @@ class BatchStatistics:
 
 
 class ModelStatistics:
-    """The counts of one model version since it was loaded; changed on the event loop only.
+    """The counts of one model version since it was loaded; changed on the event loop.
+
+    Calls that run beside it tell `executed`, `succeeded` and `failed` in threads of their own.
 
     A histogram is a list: how many were up to each bound, and in the end those above the last.
     """
@@ -87,7 +90,9 @@ class ModelStatistics:
     __slots__ = (
         "_batches",
         "_last_ns",
+        "_lock",
         "_other_sizes",
+        "beside",
         "compute_buckets",
         "depth_buckets",
         "depth_sum",
@@ -114,8 +119,10 @@ class ModelStatistics:
     )
 
     def __init__(self) -> None:
-        #: Requests waiting or running.
+        #: Requests waiting or running, but for those ...
         self.in_flight = 0
+        #: ... that run in their callers' threads.
+        self.beside = 0
         #: Requests admitted that do not run yet.
         self.waiting = 0
         #: Requests refused because `max_queue` were held.
@@ -151,6 +158,7 @@ class ModelStatistics:
         self.depth_buckets = [0] * (len(DEPTHS) + 1)
 
         self._last_ns = 0
+        self._lock = threading.Lock()
         self._batches: dict[int, BatchStatistics] = {}
         # what comes in more sizes than are kept apart; no line of the wire's form
         self._other_sizes = BatchStatistics()
@@ -164,17 +172,18 @@ class ModelStatistics:
             ns: How long it took.
             waiting: Requests that were left waiting when it began.
         """
-        self.execution_count += 1
-        self.execution_ns += ns
-        self.execution_rows += rows
-        self.execution_requests += requests
-        self.depth_sum += waiting
-        self.rows_buckets[bisect_left(SIZES, rows)] += 1
-        self.requests_buckets[bisect_left(SIZES, requests)] += 1
-        self.depth_buckets[bisect_left(DEPTHS, waiting)] += 1
-        batch = self._batches.get(rows) or self._add_size(rows)
-        batch.count += 1
-        batch.infer_ns += ns
+        with self._lock:
+            self.execution_count += 1
+            self.execution_ns += ns
+            self.execution_rows += rows
+            self.execution_requests += requests
+            self.depth_sum += waiting
+            self.rows_buckets[bisect_left(SIZES, rows)] += 1
+            self.requests_buckets[bisect_left(SIZES, requests)] += 1
+            self.depth_buckets[bisect_left(DEPTHS, waiting)] += 1
+            batch = self._batches.get(rows) or self._add_size(rows)
+            batch.count += 1
+            batch.infer_ns += ns
 
     def succeeded(
         self, received: int, arrived: int, started: int, ended: int, size: int, rows: int = 0
@@ -189,18 +198,19 @@ class ModelStatistics:
             size: Its own rows; 1 for a model that is not row-wise.
             rows: Rows in the runtime's call; 0 for a request that was computed alone.
         """
-        self._last_ns = time.time_ns()
-        self.inference_count += size
-        self.success_count += 1
-        self.input_ns += arrived - received
-        self.queue_ns += started - arrived
-        self.infer_ns += ended - started
-        self.total_buckets[bisect_left(_SECONDS_NS, ended - received)] += 1
-        self.queue_buckets[bisect_left(_SECONDS_NS, started - arrived)] += 1
-        self.compute_buckets[bisect_left(_SECONDS_NS, ended - started)] += 1
-        batch = self._batches.get(rows or size, self._other_sizes)
-        batch.input_count += 1
-        batch.input_ns += arrived - received
+        with self._lock:
+            self._last_ns = time.time_ns()
+            self.inference_count += size
+            self.success_count += 1
+            self.input_ns += arrived - received
+            self.queue_ns += started - arrived
+            self.infer_ns += ended - started
+            self.total_buckets[bisect_left(_SECONDS_NS, ended - received)] += 1
+            self.queue_buckets[bisect_left(_SECONDS_NS, started - arrived)] += 1
+            self.compute_buckets[bisect_left(_SECONDS_NS, ended - started)] += 1
+            batch = self._batches.get(rows or size, self._other_sizes)
+            batch.input_count += 1
+            batch.input_ns += arrived - received
 
     def failed(self, ns: int, outcome: str) -> None:
         """Count a request that got an error after so long.
@@ -212,9 +222,10 @@ class ModelStatistics:
         Raises:
             KeyError: It is none of them.
         """
-        self.failures[outcome] += 1
-        self._last_ns = time.time_ns()
-        self.fail_ns += ns
+        with self._lock:
+            self.failures[outcome] += 1
+            self._last_ns = time.time_ns()
+            self.fail_ns += ns
 
     def encoded(self, computed: int, size: int) -> int:
         """Note that a shell has encoded a response.

@@ -7,20 +7,18 @@ that runs (a notebook's) and from many threads at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import queue
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from jackfield._peers import SyncModel, Waiting
 from jackfield.errors import ServerNotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from jackfield._models import IndexEntry, Model
-    from jackfield.messages import InferRequest, InferResponse, ModelMetadata
 
 T = TypeVar("T")
 
@@ -34,7 +32,7 @@ class _Server(Protocol):
     async def stop(self) -> None: ...
 
 
-class SyncServer:
+class SyncServer(Waiting):
     """A server that its callers wait for instead of awaiting it; made by `Server.sync`.
 
     Enter it with ``with``, or call `start` and `stop` where a notebook's cells come between. Its
@@ -104,20 +102,6 @@ class SyncServer:
         """List all model versions with their states and reasons."""
         return self._wait(self._server.index)
 
-    def _wait(
-        self,
-        work: Callable[..., Coroutine[Any, Any, T]],
-        *args: Any,  # noqa: ANN401  the coroutine function's own
-        **kwargs: Any,  # noqa: ANN401
-    ) -> T:
-        """Call a coroutine function on the server's loop, and wait for what it returns."""
-        future = self._submit(work, *args, **kwargs)
-        try:
-            return future.result()
-        except BaseException:  # Ctrl-C while this waits: nobody wants the answer any more
-            future.cancel()
-            raise
-
     def _submit(
         self,
         work: Callable[..., Coroutine[Any, Any, T]],
@@ -156,74 +140,3 @@ class SyncServer:
             ended.set_exception(error)
         else:
             ended.set_result(None)
-
-
-class SyncModel:
-    """One loaded model version, called without an event loop."""
-
-    def __init__(self, server: SyncServer, model: Model) -> None:
-        self._server = server
-        self._model = model
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._model.name
-
-    @property
-    def version(self) -> str:
-        """Its version; empty for an un-versioned model."""
-        return self._model.version
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        """What it takes and gives."""
-        return self._model.metadata
-
-    @overload
-    def infer(self, request: InferRequest, /) -> InferResponse: ...
-
-    @overload
-    def infer(self, /, **inputs: object) -> InferResponse: ...
-
-    def infer(self, request: Any = None, /, **inputs: object) -> InferResponse:
-        """Compute a response; takes, gives and raises what `Model.infer` does."""
-        return self._server._wait(self._model.infer, *_given(request), **inputs)
-
-    @overload
-    def stream(self, request: InferRequest, /) -> Iterator[InferResponse]: ...
-
-    @overload
-    def stream(self, /, **inputs: object) -> Iterator[InferResponse]: ...
-
-    def stream(self, request: Any = None, /, **inputs: object) -> Iterator[InferResponse]:
-        """Compute responses one after another; takes, gives and raises what `Model.stream` does.
-
-        Each is computed when the one before it was taken. Closing the iterator ends the work.
-        """
-        answers: queue.SimpleQueue[tuple[InferResponse, Future[None]] | None] = queue.SimpleQueue()
-
-        # one task from beginning to end: what a runtime holds between two answers may be its task's
-        async def answer() -> None:
-            stream = self._model.stream(*_given(request), **inputs)
-            async with contextlib.aclosing(stream) as responses:
-                async for response in responses:
-                    taken: Future[None] = Future()
-                    answers.put((response, taken))
-                    await asyncio.wrap_future(taken)
-
-        future = self._server._submit(answer)
-        future.add_done_callback(lambda _: answers.put(None))
-        try:
-            while (answered := answers.get()) is not None:
-                response, taken = answered
-                yield response
-                if taken.set_running_or_notify_cancel():
-                    taken.set_result(None)
-            future.result()
-        finally:
-            future.cancel()
-
-
-def _given(request: object) -> tuple[object, ...]:
-    return () if request is None else (request,)

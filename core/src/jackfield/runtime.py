@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from jackfield._peers import SyncModel
     from jackfield.messages import InferRequest, InferResponse, ModelMetadata
     from jackfield.settings import ModelSettings
 
@@ -81,12 +82,16 @@ class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Other names of the same runtime: MLServer's class names.
     aliases: tuple[str, ...] = ()
     capabilities: Capabilities = Capabilities()
-    #: Struct of the runtime's own settings, decoded from `parameters.extra`; None takes none.
+    #: Struct of the runtime's own settings, decoded from `parameters.extra`; None takes none. It
+    #: may have `needs`, names of models that this one calls; see `ModelContext.model`.
     options: type[msgspec.Struct] | None = None
     #: Distributions of the framework, listed with their versions by ``jackfield plugins``.
     frameworks: tuple[str, ...] = ()
     #: Schemes of a `parameters.uri` that the runtime fetches itself, for example ``models``.
     uri_schemes: tuple[str, ...] = ()
+    #: What the operator should know before using it, as the licence of the version that is
+    #: installed; ``jackfield plugins`` shows it. Empty for nothing.
+    notice: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +116,40 @@ class ModelContext:
     metrics: ModelMetrics = dataclasses.field(default_factory=ModelMetrics)
     #: All installed runtimes, by name.
     runtimes: Mapping[str, RuntimeSpec] = dataclasses.field(default_factory=dict)
+    #: Finds a model of the same server by name and version; None where there is no server.
+    find_model: Callable[[str, str], SyncModel] | None = None
 
     @property
     def extra(self) -> Mapping[str, Any]:
         """The author's own settings: `parameters.extra` of the model's settings."""
         return self.settings.parameters.extra
+
+    def model(self, name: str, version: str = "") -> SyncModel:
+        """Get another model of the same server, to call it without a wire.
+
+        Not to be kept: asked for at each request it is the one that serves then. Models that the
+        settings name (`needs`), or the runtime's options by a property of that name, are loaded
+        before this one, and it is not loaded without them.
+
+        Args:
+            name: Its name.
+            version: Its version; empty gets the un-versioned or else the newest ready one.
+
+        Returns:
+            The model; it may be called in any thread but the event loop's.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ModelNotReadyError: It is loading, unloading or failed to load.
+            ModelLoadError: There is no server around this model, or it is in another process.
+            RuntimeError: It is called on the event loop.
+        """
+        if self.find_model is None:
+            raise ModelLoadError(
+                f"it needs the model '{name}', and can't reach other models from here: "
+                "they are in another process, or not served at all"
+            )
+        return self.find_model(name, version)
 
     def load_with(
         self, name: str, artifact: Path, extra: Mapping[str, Any] | None = None
@@ -225,6 +259,7 @@ class RouteMark:
     methods: tuple[str, ...]
     at_root: bool = False
     is_needed: bool = True
+    on_needed: bool = False
 
 
 def route(
@@ -233,6 +268,7 @@ def route(
     methods: Sequence[str] = ("GET",),
     at_root: bool = False,
     is_needed: bool = True,
+    on_needed: bool = False,
 ) -> Callable[[_Handler], _Handler]:
     """Answer a REST path of the model by a method of its runtime.
 
@@ -249,11 +285,16 @@ def route(
             part is none of the server's own then (``v2``, ``metrics``).
         is_needed: A model in a process of its own has no paths. False: it is served without this
             one there, with a warning; otherwise it is refused.
+        on_needed: It is a path of the models that this one needs, too (see `ModelContext.model`),
+            as long as one model alone brings it there: an explainer answers at the path of the
+            model that it explains.
 
     Returns:
-        A decorator for a method that takes nothing, Starlette's `Request`, or one parameter of
-        another annotated type: the JSON body, decoded to that type. It returns Starlette's
-        `Response`, or what JSON can hold, arrays included.
+        A decorator for a method that takes nothing, Starlette's `Request`, one parameter of another
+        annotated type, or both. That one is the JSON body, decoded to the type; for `InferRequest`
+        it has any form that the protocol's inference has. The method returns Starlette's
+        `Response`, an `InferResponse`, which is written in the protocol's form, or what JSON can
+        hold, arrays included.
 
     Example:
         ```python
@@ -268,7 +309,7 @@ def route(
     """
 
     def note(handler: _Handler) -> _Handler:
-        mark = RouteMark(path, tuple(methods), at_root, is_needed)
+        mark = RouteMark(path, tuple(methods), at_root, is_needed, on_needed)
         marks = (*getattr(handler, "__jackfield_routes__", ()), mark)
         handler.__jackfield_routes__ = marks  # type: ignore[attr-defined]
         return handler

@@ -23,10 +23,11 @@ from jackfield._http.runners import create_runner
 from jackfield._logging_settings import LoggingSettings
 from jackfield._metrics import Metrics
 from jackfield._models import IndexEntry, Model, Models, ModelState
+from jackfield._peers import SyncModel
 from jackfield._plugins import discover
 from jackfield._repository import Repository
 from jackfield._shared_memory import FOLDER, OFF, Regions
-from jackfield._sync import SyncModel, SyncServer
+from jackfield._sync import SyncServer
 from jackfield._threads import default_threads
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.settings import ServerSettings
@@ -303,7 +304,9 @@ class Server:
             self._models.on_change = _settle
             _settle()
             if not stopped.is_set():
-                await started(addresses)
+                # what it asks a model may never be answered
+                await _first(started(addresses), stopped, serving)
+            if not stopped.is_set():
                 await _first(stopped.wait(), stopped, serving)
         finally:
             self._stopping = True

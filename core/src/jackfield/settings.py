@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -19,11 +20,18 @@ from msgspec import Meta
 from jackfield._validation import explain
 from jackfield.errors import SettingsError
 from jackfield.messages import TensorMetadata
+from jackfield.window import WindowSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ModelParameters", "ModelSettings", "ServerSettings"]
+__all__ = [
+    "ModelParameters",
+    "ModelSettings",
+    "MonitorSettings",
+    "ServerSettings",
+    "WebhookSettings",
+]
 
 #: Name of the file that holds a server's settings, as MLServer has it.
 SERVER_FILE = "settings.json"
@@ -163,6 +171,118 @@ class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
     ] = {}
 
 
+class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a monitor's events are sent; its secrets are shown nowhere."""
+
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^/?#\s]+[^\s]*$",
+            description="Where events are posted to as JSON: http or https, redirects are not "
+            "followed. No more of it than the host is shown, for the rest may be a secret.",
+        ),
+    ]
+    secret: Annotated[
+        str,
+        Meta(
+            description="Key of the signature in the header X-Jackfield-Signature; empty signs "
+            "nothing."
+        ),
+    ] = ""
+    secret_env: Annotated[
+        str, Meta(description="Environment variable that holds the key, instead of `secret`.")
+    ] = ""
+    on: Annotated[
+        Literal["change", "drift", "all"],
+        Meta(
+            description="Which verdicts are sent: those that differ from the one before (change), "
+            "those that find drift or outliers (drift), or all."
+        ),
+    ] = "change"
+    timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=60, description="Longest wait for the receiver at each step, in seconds."),
+    ] = 5.0
+    retries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Further tries where the receiver can't be reached, or answers 408, 429 or "
+            "5xx; after 1, 2, 4 … seconds.",
+        ),
+    ] = 3
+
+    def __post_init__(self) -> None:
+        """Refuse two keys, in msgspec's form of words."""
+        if self.secret and self.secret_env:
+            raise ValueError("Expected one of 'secret' and 'secret_env', got `both`")
+
+    def __repr__(self) -> str:
+        return f"WebhookSettings(url={self.shown_url!r}, on={self.on!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", self.shown_url), ("on", self.on)]
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as far as it is no secret: scheme, host and port."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
+
+
+class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A detector that watches a model, out of its way."""
+
+    detector: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The model of this server that judges: one that answers is_drift, "
+            "is_outlier or is_adversarial.",
+        ),
+    ]
+    name: Annotated[str, Meta(description="Name of the monitor; the detector's by default.")] = ""
+    watch: Annotated[
+        Literal["inputs", "outputs"],
+        Meta(description="What of the model is watched."),
+    ] = "inputs"
+    tensors: Annotated[
+        list[str],
+        Meta(description="The inputs or outputs watched, by name; all of them if empty."),
+    ] = []
+    sample: Annotated[
+        float,
+        Meta(gt=0, le=1, description="Share of the rows that are looked at, taken by chance."),
+    ] = 1.0
+    window: Annotated[
+        Annotated[int, Meta(ge=1)] | WindowSettings | None,
+        Meta(
+            description="Rows that are judged together: their number, or an object with rows or "
+            "seconds. null: they go to the detector as they come, which may count windows itself."
+        ),
+    ] = None
+    max_queue: Annotated[
+        int,
+        Meta(ge=1, description="Most rows that wait to be judged; the oldest are dropped."),
+    ] = 10_000
+    history: Annotated[
+        int, Meta(ge=1, le=10_000, description="Verdicts kept for REST and the report.")
+    ] = 100
+    outlier_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Share of outlier rows up to which a verdict is no alarm, for detectors of "
+            "outliers and adversarial rows.",
+        ),
+    ] = 0.0
+    webhook: Annotated[
+        WebhookSettings | None, Meta(description="Where events are sent, beside the log.")
+    ] = None
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one model version."""
 
@@ -193,6 +313,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             "or in a thread, by their measured cost; all else in threads."
         ),
     ] = "auto"
+    needs: Annotated[
+        list[str],
+        Meta(
+            description="Models of this server that this one calls: they are loaded before it, and "
+            "it is not loaded without them."
+        ),
+    ] = []
     max_queue: Annotated[
         int,
         Meta(
@@ -265,6 +392,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             "by the workers.",
         ),
     ] = 0
+    monitors: Annotated[
+        list[MonitorSettings],
+        Meta(description="Detectors that watch the model's inputs or outputs, out of its way."),
+    ] = []
     cache_enabled: Annotated[bool, Meta(description="MLServer's; has no effect yet.")] = False
     parallel_workers: Annotated[
         int | None, Meta(description="MLServer's, deprecated there; has no effect.")
@@ -466,6 +597,11 @@ def _put_variables(raw: dict[str, Any], environ: Mapping[str, str], warnings: li
             if not variable.upper().startswith(prefix) or f"model_{name}" in _MLSERVER:
                 continue
             source = f"environment variable {variable}"
+            if not is_ours and (option := _runtime_option(name, raw, environ)):
+                parameters = raw.setdefault("parameters", {})
+                if isinstance(parameters, dict) and isinstance(parameters.get("extra", {}), dict):
+                    parameters.setdefault("extra", {})[option] = _read_text(text, source)
+                continue
             settings = ModelParameters if name in fields(ModelParameters) else ModelSettings
             known = fields(settings)
             if name not in known:
@@ -477,6 +613,30 @@ def _put_variables(raw: dict[str, Any], environ: Mapping[str, str], warnings: li
             target = raw.setdefault("parameters", {}) if settings is ModelParameters else raw
             if isinstance(target, dict):
                 target[name] = _convert(text, known[name].type, source=source, path=name)
+
+
+#: MLServer's runtimes whose own settings may be in variables, which have this after the prefix.
+_RUNTIMES_WITH_VARIABLES = ("alibi_detect", "alibi_explain", "huggingface")
+
+
+def _runtime_option(name: str, raw: Mapping[str, object], environ: Mapping[str, str]) -> str:
+    """Find which setting of the model's runtime a variable of MLServer's names; empty for none."""
+    given = raw.get("implementation") or environ.get("MLSERVER_MODEL_IMPLEMENTATION", "")
+    implementation = str(given).replace("-", "_")
+    for runtime in _RUNTIMES_WITH_VARIABLES:
+        if name.startswith(f"{runtime}_") and runtime in implementation:
+            return name.removeprefix(f"{runtime}_")
+    return ""
+
+
+def _read_text(text: str, source: str) -> object:
+    """Read a variable of which nobody knows the type yet: lists and objects are JSON."""
+    if text[:1] not in ("{", "["):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(source, f"not readable as JSON: {error}") from error
 
 
 def decode_options(

@@ -17,8 +17,8 @@ def configure_logging(level: str, form: Literal["auto", "text", "json"]) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # these speak of each connection at info level
-    for noisy in ("uvicorn", "uvicorn.error", "hypercorn", "jackfield.http"):
+    # these speak of each connection, or request, at info level
+    for noisy in ("uvicorn", "uvicorn.error", "hypercorn", "jackfield.http", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -74,6 +74,10 @@ def _print_list(found: Sequence[Plugin]) -> None:
         if plugin.problem or not (plugin.runtimes or plugin.engines):
             rows.append((*head, "-", plugin.problem and f"left out: {plugin.problem}", ""))
     print_table(("plugin", "distribution", "runtime", "artifacts", "framework"), rows)
+    for plugin in found:
+        for spec in plugin.runtimes:
+            if spec.notice:
+                click.echo(f"{spec.name}: {spec.notice}")
     if not found:
         print_hint()
 
@@ -129,6 +133,7 @@ def _as_record(plugin: Plugin) -> dict[str, object]:
                 "aliases": spec.aliases,
                 "capabilities": spec.capabilities,
                 "frameworks": _frameworks(spec),
+                "notice": spec.notice or None,
             }
             for spec in plugin.runtimes
         ],

@@ -18,6 +18,7 @@ from jackfield._cli.environment import allowed_plugins, read_environment
 from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_table
 from jackfield._example import example_request
+from jackfield._inner import IS_INNER
 from jackfield._models import ModelState
 from jackfield._wire import json
 from jackfield.errors import JackfieldError, SettingsError
@@ -151,11 +152,14 @@ async def _curl(server: Server, name: str, url: str) -> str:
     if request is None or model.is_stateful or is_guessed:
         return ""
     body = msgspec.json.encode(request)
+    token = IS_INNER.set(True)
     try:
         await model.infer(json.decode_infer(body, name)[0])
     except JackfieldError as error:
         logger.debug("no example request for model '%s': %s", name, error)
         return ""
+    finally:
+        IS_INNER.reset(token)
     quoted = body.decode().replace("'", "'\\''")
     header = "-H 'content-type: application/json'"
     return f"curl {url}/v2/models/{name}/infer {header} \\\n    -d '{quoted}'"

@@ -26,6 +26,8 @@ from jackfield._http.errors import (
 from jackfield._http.infer import Generate, Infer, Stream
 from jackfield._http.management import Management
 from jackfield._http.model_routes import ModelRoutes
+from jackfield._http.monitor_report import MonitorReport
+from jackfield._http.monitors import MonitorStatus
 from jackfield.errors import JackfieldError
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def create_app(
         middleware.append(Middleware(CORSMiddleware, **cors.arguments()))
     infer = Infer(models, settings, regions)
     return _App(
-        ModelRoutes(models, settings),
+        ModelRoutes(models, settings, regions),
         models,
         infer,
         routes=[
@@ -153,6 +155,7 @@ def _routes(
     stream = Stream(models, settings, regions)
     generate = Generate(models, settings, regions)
     docs = Docs(models, settings)
+    monitors, reports = MonitorStatus(models), MonitorReport(models)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         yield Route(path + "/infer", infer, methods=["POST"])
         yield Route(path + "/infer_stream", stream, methods=["POST"])
@@ -169,6 +172,8 @@ def _routes(
         yield Route(path + "/ready", management.model_ready)
         yield Route(path + "/stats", management.statistics)
         yield Route(path + "/config", management.config)
+        yield Route(path + "/monitors", monitors.status)
+        yield Route(path + "/monitors/report", reports.report)
         yield Route(path + "/docs", docs.model_page)
         yield Route(path + "/docs/dataplane.json", docs.model_document)
     for path in ("/v2/repository", "/v2/repository/{repository}"):

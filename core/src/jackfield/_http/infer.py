@@ -133,6 +133,43 @@ class _Either(NamedTuple):
     headers: _Headers
 
 
+async def read_infer(
+    model: Model, scope: Scope, receive: Receive, *, limit_bytes: int, regions: Regions
+) -> tuple[InferRequest, ResponseForm, _Headers]:
+    """Read a request in any form that inference has, and the form in which it is answered."""
+    headers = _read_headers(scope)
+    body = await read_body(receive, limit_bytes, headers.content_length, headers.encoding)
+    received = perf_counter_ns()
+    if headers.json_length == 0:
+        request, form = decode_raw_request(body, model.metadata, received)
+    else:
+        request, form = json.decode_infer(
+            body, model.name, headers.json_length, received, regions=regions
+        )
+    if model.reads_headers:
+        request = _with_headers(request, scope)
+    if headers.timeout_ns:
+        deadline = received + headers.timeout_ns
+        request = msgspec.structs.replace(request, deadline_ns=deadline)
+    return request, form, headers
+
+
+def write_infer(
+    response: InferResponse, form: ResponseForm
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Write a response: the body and the headers that tell about it."""
+    extra: list[tuple[bytes, bytes]] = []
+    if "headers" in response.parameters:
+        response, extra = _take_headers(response)
+    payload, json_length = json.encode_infer(response, form)
+    if json_length:
+        length = (b"inference-header-content-length", str(json_length).encode())
+        extra += (_BINARY, length)
+    else:
+        extra.append(_JSON)
+    return payload, extra
+
+
 class _Endpoint:
     """What the three have in common."""
 
@@ -170,22 +207,9 @@ class Infer(_Endpoint):
 
     async def answer(self, model: Model, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request to a model."""
-        headers = _read_headers(scope)
-        body = await read_body(
-            receive, self._max_body_bytes, headers.content_length, headers.encoding
+        request, form, headers = await read_infer(
+            model, scope, receive, limit_bytes=self._max_body_bytes, regions=self._regions
         )
-        received = perf_counter_ns()
-        if headers.json_length == 0:
-            request, form = decode_raw_request(body, model.metadata, received)
-        else:
-            request, form = json.decode_infer(
-                body, model.name, headers.json_length, received, regions=self._regions
-            )
-        if model.reads_headers:
-            request = _with_headers(request, scope)
-        if headers.timeout_ns:
-            deadline = received + headers.timeout_ns
-            request = msgspec.structs.replace(request, deadline_ns=deadline)
         if model.scheduler.is_quick:
             response = await model.infer(request)
         elif (found := await _while_connected(model.infer(request), receive)) is not None:
@@ -193,20 +217,12 @@ class Infer(_Endpoint):
         else:
             return
         computed, timing = perf_counter_ns(), response.timing
-        extra: list[tuple[bytes, bytes]] = []
-        if "headers" in response.parameters:
-            response, extra = _take_headers(response)
-        payload, json_length = json.encode_infer(response, form)
+        payload, extra = write_infer(response, form)
         if timing is not None:
             encode_ns = model.statistics.encoded(computed, timing.rows)
             if headers.wants_timing:
                 value = server_timing(timing, encode_ns)
                 extra.append((b"server-timing", value.encode()))
-        if json_length:
-            length = (b"inference-header-content-length", str(json_length).encode())
-            extra += (_BINARY, length)
-        else:
-            extra.append(_JSON)
         encoding = headers.accept_encoding if self._compresses else b""
         await send_body(send, payload, extra, encoding=encoding)
 

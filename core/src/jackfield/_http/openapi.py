@@ -59,6 +59,10 @@ class Operation(NamedTuple):
     errors: tuple[int, ...] = ()
     #: Whether 503 is answered with the body of 200.
     answers_unready: bool = False
+    #: Media types that may be asked for instead.
+    also: tuple[str, ...] = ()
+    #: Parameters in the URL, by name: what they say, and their values; any text if there are none.
+    query: Mapping[str, tuple[str, tuple[str, ...]]] = {}
 
 
 _COMPUTE = (400, 404, 413, 415, 429, 500, 503, 504)
@@ -145,6 +149,30 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Give a model's configuration, in Triton's form",
         answer="ModelConfig",
         errors=_READ,
+    ),
+    ("GET", _MODEL + "/monitors"): Operation(
+        "model_monitors",
+        "model",
+        "Tell what a model's monitors found",
+        "Each monitor's settings without secrets, its last verdicts, and what became of the rows.",
+        answer="Monitors",
+        errors=_READ,
+    ),
+    ("GET", _MODEL + "/monitors/report"): Operation(
+        "model_monitor_report",
+        "model",
+        "Show what a monitor found: a page with plots, or one picture",
+        "Verdicts, p-values and distances over time; distributions then (the detector's reference) "
+        "and now. The features that differ most are drawn. Without `format`, the header Accept "
+        "chooses. Pictures need matplotlib on the server; the page has its tables without it.",
+        answer="Page",
+        media_type=_HTML,
+        also=("image/png",),
+        query={
+            "format": ("What is answered.", ("html", "png")),
+            "monitor": ("Which one, where the model has several.", ()),
+        },
+        errors=(400, 404, 429, 501, 503),
     ),
     ("GET", _MODEL + _DOCS): Operation(
         "model_docs",
@@ -333,6 +361,11 @@ _ERRORS = {
         "The model failed on this request; the server's log tells why.",
         "model 'iris' failed on this request; the server's log tells why",
     ),
+    501: _Error(
+        "NotInstalled",
+        "What makes this answer is not installed on the server.",
+        'a picture needs matplotlib: pip install "jackfield[report]"; format=html does not',
+    ),
     503: _Error(
         "NotReady",
         "The model is loading, unloading or failed to load.",
@@ -509,6 +542,11 @@ def _operation(operation: Operation, path: str, examples: Mapping[str, object]) 
         {"name": name, "in": "path", "required": True, "schema": TEXT}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
+    for name, (description, values) in operation.query.items():
+        schema: Part = {"type": "string", "enum": [*values]} if values else TEXT
+        parameters.append(
+            {"name": name, "in": "query", "description": description, "schema": schema}
+        )
     if operation.is_binary:
         parameters.append(_LENGTH_PARAMETER)
     if parameters:
@@ -550,6 +588,7 @@ def _responses(operation: Operation, examples: Mapping[str, object]) -> Part:
     success: Part = {"description": "Done."}
     if operation.answer:
         content = _content(operation.answer, operation.media_type, operation, examples)
+        content |= {each: {} for each in operation.also}
         success = {"description": "The answer.", "content": content}
     if operation.is_binary:
         success["headers"] = {"Inference-Header-Content-Length": _LENGTH_HEADER}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from jackfield._monitors.statistics import DELIVERIES, DROPS, FAILURES
 from jackfield._statistics import PARTS
 from jackfield.tensor import Datatype
 
@@ -178,6 +179,74 @@ def _flat_response(name: Part, version: Part, outputs: Mapping[str, object]) -> 
     return _object({**properties, "parameters": _PARAMETERS}, "model_name")
 
 
+_MAYBE_NUMBER: Part = {"type": ["number", "null"]}
+_VERDICT = _object(
+    {
+        "time_s": {"type": "number", "description": "Seconds since 1970."},
+        "kind": _choice(["drift", "outlier", "adversarial"]),
+        "is_positive": {**_FLAG, "description": "Drift, or more outliers than are allowed."},
+        "rows": {**COUNT, "description": "Rows that it is about."},
+        "flagged_rows": COUNT,
+        "threshold": _MAYBE_NUMBER,
+        "score": _MAYBE_NUMBER,
+        "features": _array(
+            _object(
+                {
+                    "name": TEXT,
+                    **dict.fromkeys(("p_value", "distance", "threshold"), _MAYBE_NUMBER),
+                    "is_drift": {"type": ["boolean", "null"]},
+                },
+                "name",
+            )
+        ),
+    },
+    "time_s",
+    "kind",
+    "is_positive",
+    "rows",
+    "features",
+)
+
+
+def _counts(*names: str) -> Part:
+    return _object(dict.fromkeys(names, COUNT), *names)
+
+
+_MONITOR = _object(
+    {
+        "name": TEXT,
+        "settings": {"type": "object", "description": "Without secrets."},
+        "problem": {**TEXT, "description": "Why nothing is judged now; empty if it is."},
+        "misfit": {**TEXT, "description": "Why rows did not fit the detector, the last time."},
+        "rows": _object(
+            {
+                **dict.fromkeys(("seen", "sampled", "judged", "waiting", "outliers"), COUNT),
+                "dropped": _counts(*DROPS),
+            },
+            *("seen", "sampled", "judged", "waiting", "outliers", "dropped"),
+        ),
+        "window": {
+            "anyOf": [
+                _object({"rows": COUNT, "fullness": {"type": "number"}}, "rows", "fullness"),
+                {"type": "null"},
+            ]
+        },
+        "verdicts": _counts("count", "positive"),
+        "calls": _counts("success", *FAILURES),
+        "webhook": {
+            "anyOf": [
+                _object(
+                    {**dict.fromkeys(DELIVERIES, COUNT), "problem": TEXT}, *DELIVERIES, "problem"
+                ),
+                {"type": "null"},
+            ]
+        },
+        "current": {"anyOf": [ref("Verdict"), {"type": "null"}]},
+        "history": _array(ref("Verdict"), description="Oldest first."),
+    },
+    *("name", "settings", "problem", "misfit", "rows", "window", "verdicts", "calls", "webhook"),
+    *("current", "history"),
+)
 _ANY_TENSOR = _tensor(TEXT, _SHAPE, _choice(Datatype), _DATA)
 
 #: The schemas of the server's document; a model's document replaces those of its messages.
@@ -233,6 +302,14 @@ SCHEMAS: dict[str, Part] = {
         "max_batch_size",
         "input",
         "output",
+    ),
+    "Verdict": _VERDICT,
+    "Monitor": _MONITOR,
+    "Monitors": _object(
+        {"model_name": TEXT, "model_version": TEXT, "monitors": _array(ref("Monitor"))},
+        "model_name",
+        "model_version",
+        "monitors",
     ),
     "Duration": _DURATION,
     "ModelStatistics": _STATISTICS,

@@ -13,6 +13,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from jackfield._loading import Loaded as LoadedModel
 from jackfield._process.child import Child
 from jackfield._process.errors import restore_error
@@ -408,7 +410,8 @@ def _describe(source: ModelSource, threads: int) -> Load:
         str(source.folder),
         str(source.artifact or ""),
         source.uri,
-        source.settings,
+        # the server watches; keys of webhooks are not the process's matter
+        msgspec.structs.replace(source.settings, monitors=[]),
         _describe_runtime(spec),
         [_describe_runtime(each) for each in source.runtimes.values()],
         threads,

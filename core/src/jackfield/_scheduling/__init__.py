@@ -100,6 +100,7 @@ def choose_scheduler(
         statistics=statistics,
         arrivals=arrivals,
         bound=bound,
+        is_thread_safe=capabilities.thread_safe,
     )
 
 

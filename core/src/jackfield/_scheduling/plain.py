@@ -2,18 +2,21 @@
 
 A short call runs on the event loop: to go to a thread and back costs more, and a thread that holds
 the GIL starves the loop for longer than the call takes. A long one runs in a thread of the model.
+A call that comes in a thread, another model's, may run there.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns, thread_time_ns
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from jackfield._scheduling.cost import Cost
 from jackfield._scheduling.execution import Execution
+from jackfield._scheduling.merge import rows_of
 from jackfield._scheduling.scheduler import SHORT_NS, Scheduler, storable
 from jackfield.errors import DeadlineError
 
@@ -37,6 +40,9 @@ _GIL_NS = 10_000_000
 #: Calls for which the wall's clock goes, after one on the loop has shown that the model itself
 #: waits for something.
 _WAITING_CALLS = 1000
+#: The longest call that is foreseen for its caller's thread, in nanoseconds: nobody can tell him
+#: meanwhile that his time is over.
+_HERE_NS = 100_000_000
 #: How the loop is watched while a thread computes: a timer after so long, in seconds, ...
 _BEAT_S = 0.01
 #: ... that comes late by so much, in seconds, ...
@@ -64,6 +70,7 @@ class PlainScheduler(Scheduler):
         statistics: As for `Scheduler`.
         arrivals: As for `Scheduler`.
         bound: Bounds the pools of the runtime's framework.
+        is_thread_safe: Whether the function may run in several threads at the same time.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class PlainScheduler(Scheduler):
         statistics: ModelStatistics,
         arrivals: Arrivals,
         bound: ThreadBound | None,
+        is_thread_safe: bool = False,
     ) -> None:
         super().__init__(
             name, settings, slots=slots, merger=merger, statistics=statistics, arrivals=arrivals
@@ -86,10 +94,17 @@ class PlainScheduler(Scheduler):
         #: Whether each batch goes where it costs least.
         self._chooses = settings.scheduler == "auto" and merger.counts_rows
         self._waits = settings.max_batch_time > 0
+        # who asks for company, or for so many calls and no more, gets that
+        self._goes_anywhere = (
+            is_thread_safe and self._chooses and not (self._waits or settings.max_concurrency)
+        )
+        limit_ns = settings.max_infer_time * 1e9 or math.inf
+        self._longest_here_ns = min(_HERE_NS, limit_ns / 2)
         self._slots = slots
         #: Batches that did not come back in time, by identity.
         self._stuck: set[int] = set()
         self._cost = Cost()
+        self._learning = threading.Lock()
         # Most rows that go on the loop. A promise of independent rows is one of plain computing:
         # other code may wait for anything, and for ever.
         self._short_rows = math.inf if settings.scheduler == "direct" else -1.0
@@ -125,9 +140,37 @@ class PlainScheduler(Scheduler):
     def _learn(self, outcomes: list[Outcome], ns: int) -> None:
         first = outcomes[0]
         if self._chooses and isinstance(first, Execution) and first.requests == len(outcomes):
-            self._cost.update(first.rows, ns)
-            self._short_rows = self._cost.most_rows(SHORT_NS)
-            self.is_quick = self._short_rows >= 1 and not self._waits
+            with self._learning:
+                self._cost.update(first.rows, ns)
+                self._short_rows = self._cost.most_rows(SHORT_NS)
+                self.is_quick = self._short_rows >= 1 and not self._waits
+
+    # ---- in the caller's thread ----
+
+    def fits_here(self, request: InferRequest, left_ns: int) -> bool:
+        """Tell whether a request may run in its caller's thread, and nobody else is there."""
+        batcher = self._batcher
+        if not self._goes_anywhere or batcher.waiting or batcher.running or self.problem:
+            return False
+        foreseen = self._cost.predict(rows_of(request))
+        # half of the time that is left: what comes of it has to be used, too
+        return 0 < foreseen <= min(self._longest_here_ns, left_ns / 2)
+
+    def answer_here(self, request: InferRequest) -> Outcome:
+        """Answer it; see `Scheduler.answer_here`."""
+        if self._bound is not None:
+            if rows_of(request) > self._short_rows:
+                self._bound.apply()
+            else:
+                self._bound.apply_single()
+        started, cpu = perf_counter_ns(), thread_time_ns()
+        outcome = self._call(request)
+        self._learn([outcome], self._own_ns(started, cpu))
+        if isinstance(outcome, Execution):
+            self._statistics.executed(
+                requests=1, rows=outcome.rows, ns=outcome.ended - outcome.started, waiting=0
+            )
+        return outcome
 
     # ---- in whichever thread ----
 
@@ -174,10 +217,13 @@ class PlainScheduler(Scheduler):
             self._bound.apply()
         started, cpu = perf_counter_ns(), thread_time_ns()
         outcomes = self._answer(batch)
-        ns, cpu_ns = perf_counter_ns() - started, thread_time_ns() - cpu
-        if ns - cpu_ns < _GIL_NS and not self._waiting_calls:
-            ns = cpu_ns
+        ns = self._own_ns(started, cpu)
         self._loop.call_soon_threadsafe(self._end_thread, batch, outcomes, ns, timers)
+
+    def _own_ns(self, started: int, cpu: int) -> int:
+        """Tell what a call took in this thread, what it waited for the GIL left out."""
+        ns, cpu_ns = perf_counter_ns() - started, thread_time_ns() - cpu
+        return cpu_ns if ns - cpu_ns < _GIL_NS and not self._waiting_calls else ns
 
     def _end_thread(
         self,

@@ -153,6 +153,19 @@ class Scheduler(ABC):
                 self._wake()
         return call
 
+    def fits_here(self, request: InferRequest, left_ns: int) -> bool:
+        """Tell whether `answer_here` is the way for a request, in whichever thread.
+
+        Args:
+            request: It has no parameters.
+            left_ns: Nanoseconds that its caller still waits.
+        """
+        return False
+
+    def answer_here(self, request: InferRequest) -> Outcome:
+        """Answer a request in the calling thread, beside whatever else runs."""
+        raise NotImplementedError
+
     def _level(self, request: InferRequest) -> int:
         """Read the priority: 1 goes first; 0, or a level that there is not, stands for the default.
 
