@@ -1,0 +1,1 @@
+"""Detectors as models: Alibi Detect behind the protocol."""
