@@ -1,0 +1,1 @@
+"""Explainers as models: Alibi and SHAP behind the protocol."""
