@@ -21,23 +21,30 @@ nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 # else each process that a test starts compiles its framework anew: 69 s of tests, not 36
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# uv doesn't look where pip is told to: for PyTorch without CUDA, say, which PyPI doesn't have
+os.environ.setdefault("UV_FIND_LINKS", ",".join(os.environ.get("PIP_FIND_LINKS", "").split()))
 
 ROOT = Path(__file__).parent
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
 ONNX_EXAMPLE = "examples/onnx-plugin"
 #: Extras of a plugin that its tests need.
 EXTRAS = {
+    "alibi": "[detect,explain]",
     "sklearn": "[onnx,skops,pandas]",
     "xgboost": "[cpu,sklearn]",
     "lightgbm": "[sklearn]",
     "mlflow": "[skops,parquet]",
     "mllib": "[connect]",
 }
+#: The plugins whose files are of tables.
+TABULAR = ("sklearn", "xgboost[cpu]", "lightgbm", "catboost")
 #: Plugins of which a plugin's tests load models.
-BESIDE = {"mlflow": ("sklearn", "xgboost[cpu]", "lightgbm", "catboost"), "mllib": ("sklearn",)}
+BESIDE = {"alibi": TABULAR, "mlflow": TABULAR, "mllib": ("sklearn",)}
 TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1", "hypothesis>=6.150", "httpx[http2]>=0.28")
 # all plugins have tables of pandas and the data that scikit-learn brings in their tests
 TABLES = ("pandas>=2", "scikit-learn>=1.4")
+# its build without CUDA is 5 GB smaller: PIP_FIND_LINKS may name a folder or page that has it
+TORCH = "torch==2.13.0"
 # one of each major that a framework asks for
 NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
 # the clients' protobuf caps differ, and kserve and tritonclient.grpc can't share a process
@@ -130,15 +137,32 @@ def plugin(session: nox.Session, name: str) -> None:
     """Test one plugin in an environment with its own framework."""
     plugins = (f"{name}{EXTRAS.get(name, '')}", *BESIDE.get(name, ()))
     # what the whole of MLflow allows
-    shared = ["pyarrow<26", MLFLOW.replace("mlflow", "mlflow-skinny")] if name == "mlflow" else []
-    install(session, *plugins, also=[*TEST_TOOLS, *TABLES, "pytest-xdist", *shared])
+    shared = {"alibi": [TORCH], "mlflow": ["pyarrow<26", MLFLOW.replace("flow", "flow-skinny")]}
+    also = [*TEST_TOOLS, *TABLES, "pytest-xdist", *shared.get(name, [])]
+    install(session, *plugins, also=also)
     env = {}
     if name == "mlflow":
         pins = [f"{each}=={installed_version(session, each)}" for each in SHARED_WITH_MLFLOW]
         env["JACKFIELD_MLFLOW_PYTHON"] = client_python(session, "mlflow", MLFLOW, *pins)
-    # Spark's tests are long: two processes, each with a session for all its tests
-    options = ["-n2", "--dist=loadfile", "-m", "not slow"] if name == "mllib" else []
-    session.run("pytest", *options, f"plugins/{name}/tests", *session.posargs, env=env)
+    # Spark's tests are long, and Alibi's: two processes, each with what its tests share
+    options = ["-n2", "--dist=loadfile"] if name in ("alibi", "mllib") else []
+    more = ["-m", "not slow"] if name == "mllib" else []
+    session.run("pytest", *options, *more, f"plugins/{name}/tests", *session.posargs, env=env)
+
+
+@nox.session
+def shap(session: nox.Session) -> None:
+    """Test explainers where SHAP is, and Alibi is not: on NumPy 2."""
+    install(session, "alibi[shap]", *TABULAR, also=[*TEST_TOOLS, *TABLES, NUMPYS["2"]])
+    session.run("pytest", "plugins/alibi/tests", *session.posargs)
+
+
+@nox.session(default=False)
+def tensorflow(session: nox.Session) -> None:
+    """Test the explainers that look into networks of TensorFlow, in the one that Alibi allows."""
+    frameworks = ["alibi[shap,tensorflow]", "click"]
+    install(session, "alibi", "sklearn", also=[*TEST_TOOLS, *TABLES, *frameworks])
+    session.run("pytest", "plugins/alibi/tests/test_whitebox.py", *session.posargs)
 
 
 @nox.session(default=False)

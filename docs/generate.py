@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from jackfield import errors, hookspecs, settings
+from jackfield import errors, hookspecs, settings, window
 from jackfield._cli import cli
 from jackfield._grpc.errors import STATUS as GRPC_STATUS
 from jackfield._http.errors import STATUS as HTTP_STATUS
@@ -142,6 +142,13 @@ def settings_page() -> str:
             f"Each of `inputs` and `outputs` has {_names(TensorMetadata)}.",
             "### parameters",
             _settings_table(settings.ModelParameters, "JACKFIELD_MODEL_"),
+            "### monitors",
+            "Each of `monitors`; [Monitors](monitors.md) has how they work.",
+            _settings_table(settings.MonitorSettings),
+            "Its `window`, where it is an object:",
+            _settings_table(window.WindowSettings),
+            "Its `webhook`:",
+            _settings_table(settings.WebhookSettings),
             "## MLServer's other names",
             "Server settings of MLServer that are not ours by the same name. Each is read from "
             "`settings.json` and from `MLSERVER_…`; one without effect gives a warning.",
@@ -158,24 +165,31 @@ def variable(prefix: str, field: msgspec.structs.FieldInfo) -> str:
 
 
 def _settings_table(
-    kind: type[msgspec.Struct], prefix: str, options: dict[str, str] | None = None
+    kind: type[msgspec.Struct], prefix: str = "", options: dict[str, str] | None = None
 ) -> str:
+    """Make the table of a Struct's fields; without a prefix they are set in the file only."""
     rows = []
     for name, field in settings.fields(kind).items():
         # one cell for both ways to set it, so that the table fits a page
         ways = [variable(prefix, field), (options or {}).get(name, "")]
-        default = settings.default(field)
         rows.append(
             (
                 f"`{name}`",
                 spell_type(field.type),
-                f"`{'{}' if isinstance(default, msgspec.Struct) else _json(default)}`",
-                "<br>".join(f"`{way}`" for way in ways if way),
+                _spell_default(field),
+                *(["<br>".join(f"`{way}`" for way in ways if way)] if prefix else []),
                 settings.description(field),
             )
         )
-    how = "environment, option" if options else "environment"
-    return _table(("name", "type", "default", how, "what it does"), rows)
+    how = ["environment, option" if options else "environment"] if prefix else []
+    return _table(("name", "type", "default", *how, "what it does"), rows)
+
+
+def _spell_default(field: msgspec.structs.FieldInfo) -> str:
+    default = settings.default(field)
+    if default is msgspec.NODEFAULT:
+        return "needed"
+    return f"`{'{}' if isinstance(default, msgspec.Struct) else _json(default)}`"
 
 
 def _mlserver_rows() -> Iterator[tuple[str, str]]:
@@ -191,12 +205,16 @@ def spell_type(kind: Any) -> str:  # noqa: ANN401  a type form of any kind
         limits = [
             f"{sign} {value}"
             for meta in metas
-            for sign, value in (("≥", meta.ge), ("≤", meta.le))
+            for sign, value in (("≥", meta.ge), (">", meta.gt), ("≤", meta.le), ("<", meta.lt))
             if value is not None
         ]
         return ", ".join([spell_type(inner), *limits])
     if get_origin(kind) is Literal:
         return ", ".join(f"`{_json(value)}`" for value in get_args(kind))
+    if kind is type(None):
+        return "`None`"
+    if any(get_origin(each) is Annotated for each in get_args(kind)):
+        return " or ".join(map(spell_type, get_args(kind)))
     name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
     return f"`{re.sub(r'[a-z_.]+[.](?=[A-Za-z])', '', name).replace(' | ', ' or ')}`"
 
