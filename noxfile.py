@@ -210,8 +210,9 @@ def ray(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """Test installed wheels: the command, signals, HTTP/2, reflection, the README from a clone."""
     folder = build_wheels(session, Path(session.create_tmp()) / "wheels")
-    # this environment has all runtimes; the one that the tests make has a single one
-    every = f"jackfield[{','.join(PLUGINS)}]"
+    # this environment has all runtimes that go with NumPy 2 (Alibi's examples are in its plugin's
+    # own tests); the one that the tests make has a single one
+    every = f"jackfield[{','.join(name for name in PLUGINS if name != 'alibi')}]"
     session.install("--find-links", str(folder), every, *TEST_TOOLS)
     # these wheels, where a cache has older ones of the same version
     session.install("--force-reinstall", "--no-deps", *map(str, folder.glob("*.whl")))

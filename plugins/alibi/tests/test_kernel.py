@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -53,7 +53,12 @@ def test_the_same_features_vary(data, dtype, groups):
         for column in data.draw(st.sets(st.integers(0, 3))):
             background[:, column] = row[0, column]
         slow, quick = explainers(background, [np.array(group) for group in groups])
-        np.testing.assert_array_equal(quick.varying_groups(row), slow.varying_groups(row))
+        try:
+            wanted = slow.varying_groups(row)
+        except ValueError:  # newer ones can't compare several columns of objects
+            assume(dtype != "O" or len(groups) == 4)
+            raise
+        np.testing.assert_array_equal(quick.varying_groups(row), wanted)
 
 
 def test_no_number_is_compared_by_itself():
