@@ -114,7 +114,7 @@ def facts_of(detector: Any) -> Facts:  # noqa: ANN401  a library without annotat
     meta = detector.meta
     kind = meta.get("detector_type")
     if kind is None and type(detector).__module__.startswith("alibi_detect.od."):
-        kind = "outlier"  # versions before 0.12 don't tell it of some
+        kind = "outlier"  # 0.11 does not tell it of some
     if kind not in _KINDS:
         raise ModelLoadError(f"expected a detector of {', '.join(_KINDS)}, found '{kind}'")
     name = type(detector).__name__
