@@ -27,25 +27,33 @@ if TYPE_CHECKING:
     from jackfield_alibi._explain._explanation import Material
 
 
+def _fitted_on_rows(
+    material: Material, explainer_class: Callable[..., Any]
+) -> Callable[[Callable[..., Any], dict[str, Any]], object]:
+    """Give what builds an explainer of this class, and fits it on the reference data."""
+
+    def build(predictor: Callable[..., Any], given: dict[str, Any]) -> object:
+        rows = require_reference(material)
+        arguments = constructor_arguments(
+            material,
+            given,
+            feature_names=names_of(material),
+            categorical_names=categories_of(material),
+            seed=material.options.seed,
+        )
+        explainer = explainer_class(predictor, **arguments)
+        return explainer.fit(rows, **material.options.fit_parameters)
+
+    return build
+
+
 class AnchorTabularEngine(AlibiEngine):
     """Rules on features that keep a prediction as it is."""
 
     def __init__(self, material: Material) -> None:
         from alibi.explainers import AnchorTabular
 
-        def build(predictor: Callable[..., Any], given: dict[str, Any]) -> object:
-            rows = require_reference(material)
-            arguments = constructor_arguments(
-                material,
-                given,
-                feature_names=names_of(material),
-                categorical_names=categories_of(material),
-                seed=material.options.seed,
-            )
-            explainer = AnchorTabular(predictor, **arguments)
-            return explainer.fit(rows, **material.options.fit_parameters)
-
-        explainer = make_explainer(material, build)
+        explainer = make_explainer(material, _fitted_on_rows(material, AnchorTabular))
         super().__init__(material.kind, explainer, takes_one=True)
         if explainer.ohe:
             return
@@ -160,19 +168,7 @@ class KernelShapEngine(AlibiEngine):
     def __init__(self, material: Material) -> None:
         from alibi.explainers import KernelShap
 
-        def build(predictor: Callable[..., Any], given: dict[str, Any]) -> object:
-            rows = require_reference(material)
-            arguments = constructor_arguments(
-                material,
-                given,
-                feature_names=names_of(material),
-                categorical_names=categories_of(material),
-                seed=material.options.seed,
-            )
-            explainer = KernelShap(predictor, **arguments)
-            return explainer.fit(rows, **material.options.fit_parameters)
-
-        explainer = make_explainer(material, build)
+        explainer = make_explainer(material, _fitted_on_rows(material, KernelShap))
         super().__init__(material.kind, explainer)
         quicken(explainer._explainer)
         # those that it hands on to shap
