@@ -186,6 +186,24 @@ async def test_a_server_told_to_stop_while_it_loads_stops(add_model, models_dir,
 
 
 @pytest.mark.parametrize("http_server", ["uvicorn", "hypercorn"])
+async def test_a_connection_without_requests_is_closed(add_model, running, http_server):
+    async with (
+        asyncio.timeout(15),
+        running(add_model("double"), http_server=http_server, keep_alive_s=0.05) as run,
+    ):
+        host, port = run.http.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: jackfield\r\n\r\n")
+        answer = await reader.read()  # until the server closes it
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_outlives_those_of_clients_and_balancers():
+    assert ServerSettings().keep_alive_s > 60  # the usual balancer's
+
+
+@pytest.mark.parametrize("http_server", ["uvicorn", "hypercorn"])
 async def test_an_answer_does_not_wait_for_the_callers_next_packet(add_model, running, http_server):
     async with (
         running(add_model("double"), http_server=http_server) as run,

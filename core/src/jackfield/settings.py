@@ -101,6 +101,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         CorsSettings | None,
         Meta(description="Cross-origin rules as a JSON object; none by default: no page may call."),
     ] = None
+    keep_alive_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long a connection of the REST API stays open without a request, in "
+            "seconds. Longer than clients and balancers keep theirs, so that none sends on one "
+            "that is just being closed.",
+        ),
+    ] = 75.0
     drain_timeout_s: Annotated[
         float,
         Meta(ge=0, description="Longest wait for requests in flight when stopping, in seconds."),

@@ -93,6 +93,8 @@ class UvicornRunner:
                 access_log=False,
                 server_header=False,
                 root_path=settings.root_path,
+                # whole seconds: it says so in its types only
+                timeout_keep_alive=cast("int", settings.keep_alive_s),
                 timeout_graceful_shutdown=max(1, math.ceil(settings.drain_timeout_s)),
             )
         )
@@ -119,6 +121,7 @@ class HypercornRunner:
         self._config.errorlog = logging.getLogger("jackfield.http")
         self._config.include_server_header = False
         self._config.root_path = settings.root_path
+        self._config.keep_alive_timeout = settings.keep_alive_s
         self._config.graceful_timeout = settings.drain_timeout_s
         self._stopped = asyncio.Event()
 
