@@ -54,12 +54,18 @@ def main() -> None:
             place,
             name="tissue-drift",
             implementation="alibi-detect",
+            scheduler="process",
             parameters={"uri": "./detector", "extra": {"feature_names": names}},
         )
     else:
         shutil.copy(HERE / "detector.py", place)
         np.savez(place / "reference.npz", rows=known.to_numpy(), names=names)
-        write_settings(place, name="tissue-drift", implementation="detector.KSDetector")
+        write_settings(
+            place,
+            name="tissue-drift",
+            implementation="detector.KSDetector",
+            scheduler="process",
+        )
     print(f"next: jackfield serve {folder}")
 
 
