@@ -1,4 +1,5 @@
 import asyncio
+import re
 import socket
 import statistics
 import time
@@ -185,18 +186,44 @@ async def test_a_server_told_to_stop_while_it_loads_stops(add_model, models_dir,
         await task
 
 
+class Connection:
+    """One connection, on which requests are sent by hand: no client opens another instead."""
+
+    def __init__(self, run):
+        host, port = run.http.removeprefix("http://").split(":")
+        self._opening = asyncio.open_connection(host, int(port))
+
+    async def __aenter__(self):
+        self.reader, self._writer = await self._opening
+        return self
+
+    async def __aexit__(self, *_):
+        self._writer.close()
+
+    async def ask(self):
+        self._writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: jackfield\r\n\r\n")
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        await self.reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
+        return head
+
+
 @pytest.mark.parametrize("http_server", ["uvicorn", "hypercorn"])
-async def test_a_connection_without_requests_is_closed(add_model, running, http_server):
+async def test_a_connection_without_requests_stays_open_as_long_as_is_set(
+    add_model, running, http_server
+):
+    folder = add_model("double")
     async with (
         asyncio.timeout(15),
-        running(add_model("double"), http_server=http_server, keep_alive_s=0.05) as run,
+        running(folder, http_server=http_server, keep_alive_s=60) as long,
+        running(folder, http_server=http_server, keep_alive_s=0.05) as short,
+        Connection(long) as kept,
+        Connection(short) as closed,
     ):
-        host, port = run.http.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: jackfield\r\n\r\n")
-        answer = await reader.read()  # until the server closes it
-        writer.close()
-        assert answer.startswith(b"HTTP/1.1 200")
+        for connection in (kept, closed):
+            assert (await connection.ask()).startswith(b"HTTP/1.1 200")
+        assert await closed.reader.read() == b""  # until the server closes it
+        # idle for longer than that one was
+        assert (await kept.ask()).startswith(b"HTTP/1.1 200")
 
 
 def test_a_connection_outlives_those_of_clients_and_balancers():
