@@ -50,22 +50,16 @@ def main() -> None:
         from alibi_detect.saving import save_detector
 
         save_detector(KSDrift(known.to_numpy(), p_val=0.01), place / "detector")
-        write_settings(
-            place,
-            name="tissue-drift",
-            implementation="alibi-detect",
-            scheduler="process",
-            parameters={"uri": "./detector", "extra": {"feature_names": names}},
-        )
+        settings: dict[str, object] = {
+            "implementation": "alibi-detect",
+            "parameters": {"uri": "./detector", "extra": {"feature_names": names}},
+        }
     else:
         shutil.copy(HERE / "detector.py", place)
         np.savez(place / "reference.npz", rows=known.to_numpy(), names=names)
-        write_settings(
-            place,
-            name="tissue-drift",
-            implementation="detector.KSDetector",
-            scheduler="process",
-        )
+        settings = {"implementation": "detector.KSDetector"}
+    # out of the callers' way
+    write_settings(place, name="tissue-drift", scheduler="process", **settings)
     print(f"next: jackfield serve {folder}")
 
 
