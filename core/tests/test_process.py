@@ -19,9 +19,11 @@ from jackfield import (
     ModelNotReadyError,
     OverloadedError,
     RuntimeFailedError,
+    Server,
     Tensor,
 )
 from jackfield._plugins import discover
+from jackfield._process.hosts import Hosts
 from jackfield._process.proxy import ProcessRuntime
 from jackfield._repository import Repository
 
@@ -31,9 +33,10 @@ async def process_of():
     """Make a model's proxy, unloaded; its process is closed at the end."""
     made = []
 
-    def make(path, *, plugins=(), **options):
+    def make(path, *, plugins=(), close_timeout_s=10.0, **options):
         [source] = Repository([path], discover(only=plugins)).scan()
-        made.append(ProcessRuntime(source, asyncio.get_running_loop(), **options))
+        hosts = Hosts(close_timeout_s=close_timeout_s)
+        made.append(ProcessRuntime(source, hosts, asyncio.get_running_loop(), **options))
         return made[-1]
 
     yield make
@@ -51,69 +54,6 @@ def start(process_of):
         return runtime
 
     return make
-
-
-class Gate:
-    """A FIFO that code in another process waits at or writes to; nothing polls."""
-
-    def __init__(self, path):
-        self.path = path
-        os.mkfifo(path)
-
-    async def pass_through(self):
-        """Meet the one that opens the other end, and read what it wrote."""
-        return await self._meet(self.path.read_text)
-
-    async def open(self):
-        """Let one go on that waits."""
-        await self._meet(self.path.write_text, "open")
-
-    async def _meet(self, act, *args):
-        try:
-            return await asyncio.wait_for(asyncio.to_thread(act, *args), 20)
-        except TimeoutError:
-            # let the thread go, for which the loop would wait
-            os.close(os.open(self.path, os.O_RDWR | os.O_NONBLOCK))
-            raise
-
-
-@pytest.fixture
-def gates(tmp_path):
-    """Two FIFOs: a model tells that it began, and waits until it may go on."""
-    return Gate(tmp_path / "began"), Gate(tmp_path / "may_go_on")
-
-
-HEAD = """
-import asyncio, gc, logging, os, signal, sys, threading
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
-from jackfield import (
-    Capabilities, InferRequest, InferResponse, InvalidRequestError, ModelLoadError, OverloadedError,
-    Tensor, route,
-)
-
-GATES = Path({gates!r})
-
-
-def meet():
-    (GATES / "began").write_text("began")
-    (GATES / "may_go_on").read_text()
-
-"""
-
-
-@pytest.fixture
-def add_code(add_model, tmp_path):
-    """Write a model with the code of a class `M`."""
-
-    def add(code, name="m", **settings):
-        whole = HEAD.format(gates=str(tmp_path)) + textwrap.dedent(code)
-        return add_model(name, "M", code=whole, **settings)
-
-    return add
 
 
 def request_of(*values, **fields):
@@ -231,6 +171,71 @@ async def test_several_threads_run_a_runtime_that_says_it_gains(add_code, start,
     await asyncio.gather(runtime.infer(request_of(1)), runtime.infer(request_of(2)))
 
 
+@pytest.mark.parametrize("place", [{}, {"scheduler": "process"}], ids=["here", "in a host"])
+@pytest.mark.parametrize(
+    ("code", "settings"),
+    [
+        pytest.param(
+            """
+            class M:
+                def __init__(self):
+                    self.all = asyncio.Barrier(9)
+
+                async def infer(self, x: np.ndarray) -> np.ndarray:
+                    await self.all.wait()
+                    return x
+            """,
+            {},
+            id="coroutines",
+        ),
+        pytest.param(
+            """
+            class M:
+                capabilities = Capabilities(thread_safe=True)
+                all = threading.Barrier(9)
+
+                def infer(self, x: np.ndarray) -> np.ndarray:
+                    self.all.wait(20)
+                    return x
+            """,
+            {"max_concurrency": 9},
+            id="as many threads as were asked for",
+        ),
+    ],
+)
+async def test_as_many_compute_at_once_as_in_process(add_code, models_dir, place, code, settings):
+    add_code(code, **settings, **place)
+    async with Server([models_dir], plugins=()) as server:
+        calls = [server.model("m").infer(request_of(number)) for number in range(9)]
+        found = await asyncio.wait_for(asyncio.gather(*calls), 20)
+    assert [each.outputs[0].array.tolist() for each in found] == [[number] for number in range(9)]
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+async def test_rows_that_could_be_merged_wait_for_one_thread(add_code, models_dir, place):
+    code = """
+    class M:
+        capabilities = Capabilities(row_wise=True, thread_safe=True, releases_gil=True)
+
+        def infer(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.full(len(x), threading.get_native_id(), float)
+    """
+    add_code(code, scheduler=place)
+    async with Server([models_dir], plugins=()) as server:
+        # rows of different lengths are never merged
+        calls = [server.model("m").infer(x=np.zeros((1, size))) for size in range(1, 30)]
+        found = await asyncio.wait_for(asyncio.gather(*calls), 20)
+    assert len({each.outputs[0].array[0] for each in found}) == 1
+
+
+@pytest.mark.parametrize("place", [{}, {"scheduler": "process"}], ids=["here", "in a host"])
+async def test_more_threads_than_are_safe_are_refused(add_code, models_dir, place):
+    add_code(DOUBLE, max_concurrency=2, **place)
+    async with Server([models_dir], plugins=()) as server:
+        with pytest.raises(ModelNotReadyError, match="may not run in several threads"):
+            await server.model("m").infer(request_of(1))
+
+
 @EVERY_KIND
 async def test_the_child_imports_the_thin_side_only(code, add_code, start):
     runtime = await start(add_code(code + "\n    def metadata(self):\n" + THIN))
@@ -272,7 +277,7 @@ async def test_the_frameworks_pools_are_bounded_in_the_child(prefix, add_code, s
 async def test_models_with_modules_of_the_same_name_do_not_meet(add_model, start):
     paths = []
     for name in ("one", "two"):
-        code = f"from helper import NAME\n{HEAD.format(gates='')}" + textwrap.dedent("""
+        code = "import numpy as np\nfrom helper import NAME\n" + textwrap.dedent("""
         class M:
             def infer(self, x: np.ndarray) -> str:
                 return NAME
@@ -437,36 +442,6 @@ async def test_a_process_that_dies_while_it_loads_is_named(line, how, add_code, 
     [record] = [each for each in caplog.records if "it printed last" in each.getMessage()]
     assert record.levelno == logging.ERROR
     assert "my last words" in record.getMessage()
-
-
-async def test_routes_are_refused_when_it_loads(add_code, process_of):
-    code = """
-    class M:
-        def infer(self, x: np.ndarray) -> np.ndarray:
-            return x
-
-        @route("/weights")
-        def weights(self):
-            return {}
-    """
-    runtime = process_of(add_code(code))
-    with pytest.raises(ModelLoadError, match=r"its own routes \('/weights'\) can't be served"):
-        await asyncio.to_thread(runtime.load)
-
-
-async def test_routes_that_are_not_needed_are_left_out_and_told(add_code, process_of, caplog):
-    code = """
-    class M:
-        def infer(self, x: np.ndarray) -> np.ndarray:
-            return x
-
-        @route("/weights", is_needed=False)
-        def weights(self):
-            return {}
-    """
-    runtime = process_of(add_code(code))
-    await asyncio.to_thread(runtime.load)
-    assert "its own routes ('/weights') are not served: its scheduler is 'process'" in caplog.text
 
 
 async def test_a_model_that_has_a_problem_starts_no_process(models_dir, process_of):
@@ -680,20 +655,18 @@ class M:
 """
 
 
-async def test_a_process_that_exits_fails_its_calls_and_serves_again(
-    add_code, start, until, caplog
-):
+async def test_a_process_that_exits_fails_its_calls_and_serves_again(add_code, start, caplog):
     runtime = await start(add_code(DEADLY))
     before = runtime.pid
     with pytest.raises(
         ModelNotReadyError, match="'m' is not ready: its process exited with code 3"
     ):
         await asyncio.wait_for(runtime.infer(request_of(-1)), 20)
-    with pytest.raises(ModelNotReadyError, match=r"its process exited .* it is started again now"):
-        await runtime.infer(request_of(1))
+    assert runtime.problem.startswith("its process exited with code 3")
     assert "its process exited with code 3; it printed last:\nabout to go" in caplog.text
-    await until(lambda: not runtime.problem)
+    # the next one waits
     assert (await runtime.infer(request_of(1))).outputs[0].array.tolist() == [1]
+    assert not runtime.problem
     assert runtime.pid != before
 
 
@@ -718,8 +691,9 @@ async def test_a_process_that_keeps_dying_is_started_after_pauses(add_code, star
         await runtime.infer(request_of(-1))
     await until(lambda: not runtime.problem)
     with pytest.raises(ModelNotReadyError):
-        await runtime.infer(request_of(-1))
-    assert runtime.problem == "its process exited with code 3; it is started again in 0.5 s"
+        await runtime.infer(request_of(-2))
+    told = "its process exited with code 3; it is started again in 0.5 s"
+    await until(lambda: runtime.problem == told)
     await asyncio.to_thread(runtime.close)  # does not wait for it
     assert not is_alive(runtime.pid)
 
@@ -897,12 +871,13 @@ from pathlib import Path
 
 from jackfield import InferRequest, Tensor
 from jackfield._plugins import discover
+from jackfield._process.hosts import Hosts
 from jackfield._process.proxy import ProcessRuntime
 from jackfield._repository import Repository
 
 async def main():
     [source] = Repository([Path(sys.argv[1])], discover(only=())).scan()
-    runtime = ProcessRuntime(source, asyncio.get_running_loop())
+    runtime = ProcessRuntime(source, Hosts(), asyncio.get_running_loop())
     await asyncio.to_thread(runtime.load)
     print(runtime.pid, flush=True)
     await runtime.infer(InferRequest([Tensor.from_array("x", [0.0])]))

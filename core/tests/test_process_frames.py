@@ -5,17 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jackfield import Datatype, RequestedOutput, Tensor
-from jackfield._process.frames import (
-    Answer,
-    Cancel,
-    Failed,
-    FrameError,
-    FrameReader,
-    Infer,
-    Payload,
-    decode,
-    encode,
-)
+from jackfield._process.frames import FrameError, FrameReader, Payload, Room, decode, encode
+from jackfield._process.messages import Answer, Cancel, Failed, Infer
 
 NUMBERS = [each for each in Datatype if each is not Datatype.BYTES]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -89,7 +80,7 @@ def same(one, other):
 @settings(max_examples=150, deadline=None)
 def test_a_request_arrives_as_it_was_sent(given_tensors, given_parameters, id, names, sizes):
     outputs = [RequestedOutput(name, {"k": 1}) for name in names]
-    sent = Infer(2**40, True, id, 17, given_parameters, outputs)
+    sent = Infer(2**40, 2, True, id, 17, 18, given_parameters, outputs)
     data = bytes_of(sent, given_tensors)
     # twice, in pieces that end anywhere
     for payload in (payload_of(data), *read(data + data, *sizes)):
@@ -97,6 +88,33 @@ def test_a_request_arrives_as_it_was_sent(given_tensors, given_parameters, id, n
         assert message == sent
         assert len(found) == len(given_tensors)
         assert all(map(same, found, given_tensors))
+
+
+@given(st.lists(tensors(), max_size=4), st.integers(1, 2000))
+@settings(max_examples=150, deadline=None)
+def test_numbers_lie_in_a_segment_where_there_is_one(given_tensors, least_bytes):
+    made = []
+
+    def find_room(size):
+        if size >= least_bytes:
+            made.append(memoryview(np.empty(size + 100, np.uint8)))
+            return Room(5, made[-1], made.remove)
+        return None
+
+    data = b"".join(encode(Answer(1, {}), given_tensors, find_room=find_room))
+    found_at = []
+
+    def find_segment(number):
+        found_at.append(number)
+        return made[0]
+
+    message, found = decode(payload_of(data), find_segment)
+    assert message == Answer(1, {})
+    assert all(map(same, found, given_tensors))
+    assert found_at == [5] * len(made)
+    for tensor in found if made else ():
+        if tensor.array.size and tensor.datatype is not Datatype.BYTES:
+            assert np.shares_memory(tensor.array, np.asarray(made[0]))
 
 
 def test_every_datatype_and_an_empty_tensor_of_it_pass():
@@ -120,7 +138,7 @@ def test_numbers_are_views_at_multiples_of_64(rows):
         Tensor.from_array("b", np.arange(rows, dtype="f8")),
     ]
     payload = payload_of(bytes_of(Answer(1, {}), given_tensors))
-    _, found = decode(payload._replace(data=payload.data.toreadonly()))
+    _, found = decode(payload)
     for tensor in found:
         assert tensor.array.__array_interface__["data"][0] % 64 == 0
         assert np.shares_memory(tensor.array, np.asarray(payload.data))
@@ -147,7 +165,7 @@ def test_a_frame_that_is_cut_off_is_refused(tensor, data):
 @given(tensors(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_corrupted_frame_raises_this_error_or_none(tensor, data):
-    whole = bytearray(bytes_of(Infer(1, False, "i", 0, {"a": ["b"]}, []), [tensor]))
+    whole = bytearray(bytes_of(Infer(1, 2, False, "i", 0, 0, {"a": ["b"]}, []), [tensor]))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at] = data.draw(st.integers(0, 255))

@@ -10,17 +10,19 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from jackfield._inner import IS_INNER
+from jackfield.messages import InferRequest
+from jackfield.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 
     from jackfield._statistics import ModelStatistics
-    from jackfield.messages import InferRequest, InferResponse, ModelMetadata
+    from jackfield.messages import InferResponse, ModelMetadata
 
 T = TypeVar("T")
 
 
-class _Model(Protocol):
+class PeerModel(Protocol):
     """What the twin needs of a model."""
 
     @property
@@ -87,16 +89,18 @@ class Peers(Waiting):
         loop: The server's.
     """
 
-    def __init__(self, find: Callable[[str, str], _Model], loop: asyncio.AbstractEventLoop) -> None:
-        self._find = find
+    def __init__(
+        self, find: Callable[[str, str], PeerModel], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.find = find
         self._loop = loop
         self._thread = threading.get_ident()
 
     def model(self, name: str, version: str = "") -> SyncModel:
         """Get a model that serves; see `jackfield.ModelContext.model`."""
 
-        async def find() -> _Model:
-            return self._find(name, version)
+        async def find() -> PeerModel:
+            return self.find(name, version)
 
         return _Peer(self, self._wait(find))
 
@@ -112,14 +116,13 @@ class Peers(Waiting):
     def refuse_loop(self) -> None:
         """Raise `RuntimeError` in the loop's own thread."""
         if threading.get_ident() == self._thread:
-            message = "another model is called on the event loop, which would wait for itself"
-            raise RuntimeError(message)
+            raise on_the_loop()
 
 
 class SyncModel:
     """One loaded model version, called without an event loop."""
 
-    def __init__(self, server: Waiting, model: _Model) -> None:
+    def __init__(self, server: Waiting, model: PeerModel) -> None:
         self._server = server
         self._model = model
 
@@ -186,7 +189,7 @@ class SyncModel:
 class _Peer(SyncModel):
     """One that another model calls, in this thread where that is as good as on the loop."""
 
-    def __init__(self, peers: Peers, model: _Model) -> None:
+    def __init__(self, peers: Peers, model: PeerModel) -> None:
         super().__init__(peers, model)
         self._peers = peers
 
@@ -244,6 +247,25 @@ class Beside:
             is_empty = not self._statistics.beside
         if not is_empty:
             await self._left.wait()
+
+
+def on_the_loop() -> RuntimeError:
+    """Say that a thread which must not wait would."""
+    return RuntimeError("another model is called on the event loop, which would wait for itself")
+
+
+def request_of(request: InferRequest | None, inputs: Mapping[str, object]) -> InferRequest:
+    """Make a request of arrays, by the inputs' names; one that is given instead stays.
+
+    Raises:
+        TypeError: Both are given or none, or an input is nothing that a tensor can be made of.
+    """
+    if request is not None and not inputs:
+        return request
+    if request is not None or not inputs:
+        message = "expected one request, or inputs by their names"
+        raise TypeError(message)
+    return InferRequest([Tensor.from_array(name, array) for name, array in inputs.items()])
 
 
 async def _inside(work: Coroutine[Any, Any, T]) -> T:

@@ -17,7 +17,7 @@ from jackfield.messages import InferRequest
 from jackfield.runtime import RouteMark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: First parts of the server's own paths at its root.
 _TAKEN_AT_ROOT = frozenset(["metrics", "v2"])
@@ -44,6 +44,14 @@ _PATH = re.compile(
 _PARAMETER = re.compile(r"\{(\w+)")
 
 
+class Undecoded(bytes):
+    """What stands as `ModelRoute.body` for a type that another process knows: it gets the bytes."""
+
+
+class Written(bytes):
+    """An answer that is JSON already."""
+
+
 class ModelRoute(NamedTuple):
     """One path of a model."""
 
@@ -62,6 +70,15 @@ class ModelRoute(NamedTuple):
     is_needed: bool = True
     #: Whether it is a path of the models that this one needs, too.
     on_needed: bool = False
+
+
+def call_plain(handler: Callable[..., Any], given: Mapping[str, object]) -> object:
+    """Call a plain method in the thread that is its own for that time."""
+    try:
+        return handler(**given)
+    except StopIteration as error:  # no future takes it: the caller would wait for ever
+        problem = f"{handler.__name__} raised StopIteration"
+        raise RuntimeError(problem) from error
 
 
 def find_routes(model: object) -> tuple[ModelRoute, ...]:

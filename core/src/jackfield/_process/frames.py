@@ -1,25 +1,26 @@
 """Bytes <-> what a model's process and its server tell each other.
 
 A frame is a prefix (magic, size of the header, size of all that follows), a msgpack header with the
-message and what its tensors are, and the tensors' bytes, each at a multiple of 64. Both ends are
-this package on one machine: elements lie as they do in memory, but BYTES, which have the wire's
-form. Pure functions, no I/O, no pickle.
+message and what its tensors are, and the tensors' bytes, each at a multiple of 64. Large tensors
+lie in a segment of shared memory instead, of which the header has the number (see `segments`). Both
+ends are this package on one machine: elements lie as they do in memory, but BYTES, which have the
+wire's form and never lie in a segment. No I/O, no pickle.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ctypes import addressof, c_char
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
+from jackfield._process.messages import Message
 from jackfield._wire.raw import check_shape, decode_raw, encode_raw
 from jackfield.errors import InvalidRequestError
-from jackfield.messages import ModelMetadata, RequestedOutput
-from jackfield.runtime import Capabilities
-from jackfield.settings import ModelSettings
 from jackfield.tensor import Datatype, Tensor
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 MAX_FRAME_BYTES = 1024 * 1024 * 1024
 
 _PREFIX = struct.Struct("<4sIQ")
-_MAGIC = b"JKF1"
+_MAGIC = b"JKF2"
+#: Begins a frame that tells of segments, and is none of the models' matter.
+_NEWS_MAGIC = b"JKN1"
 _ALIGNMENT = 64
 #: Up to this size the parts of a frame are sent as one: one buffer is cheaper.
 _PACKED_BYTES = 16 * 1024
@@ -43,149 +46,6 @@ class FrameError(Exception):
     """A frame is none, is cut off, is too large, or can't be made of what was given."""
 
 
-class Spec(msgspec.Struct, frozen=True, array_like=True):
-    """What a child needs of a `RuntimeSpec`."""
-
-    name: str
-    runtime: str
-    capabilities: Capabilities
-    #: ``module:Class`` of the options' Struct; empty where there is none.
-    options: str
-
-
-class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Server to child, first: load this model."""
-
-    name: str
-    version: str
-    folder: str
-    #: Empty for none.
-    artifact: str
-    #: What its runtime fetches itself; empty for none.
-    uri: str
-    settings: ModelSettings
-    spec: Spec
-    #: All runtimes that the server knows.
-    runtimes: list[Spec]
-    #: What the framework's pools may use for one call.
-    threads: int
-    #: Where the child imports from: the server's `sys.path`.
-    path: list[str]
-    log_level: int
-
-
-class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Child to server: the model serves."""
-
-    metadata: ModelMetadata
-    capabilities: Capabilities
-    streams: bool
-
-
-class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Child to server: it does not, and why; the child ends."""
-
-    problem: str
-
-
-class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Server to child: compute this; the inputs follow as the frame's tensors."""
-
-    call: int
-    is_stream: bool
-    id: str
-    received_ns: int
-    parameters: dict[str, Any]
-    outputs: list[RequestedOutput]
-
-
-class Next(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Server to child: the stream's next response is wanted."""
-
-    call: int
-
-
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Server to child: nobody waits for this call any more."""
-
-    call: int
-
-
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Child to server: a response, or one of a stream; the outputs are the frame's tensors."""
-
-    call: int
-    parameters: dict[str, Any]
-
-
-class Ended(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Child to server: the stream has no more responses."""
-
-    call: int
-
-
-class Refused(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """Child to server: the runtime raised an error that the caller is told."""
-
-    call: int
-    #: Its class in `jackfield.errors`, its text, and its attributes.
-    kind: str
-    text: str
-    facts: dict[str, Any]
-
-
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Child to server: the runtime raised something else; the trace is for the log alone."""
-
-    call: int
-    trace: str
-
-
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One number of a metric."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-class Family(msgspec.Struct, frozen=True, array_like=True):
-    """One metric that the model counts itself."""
-
-    name: str
-    documentation: str
-    kind: str
-    samples: list[Sample]
-
-
-class Counted(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Child to server: the model's own metrics, all of them, since one changed."""
-
-    families: list[Family]
-
-
-class SetLogLevel(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """Server to child: log from this level on."""
-
-    level: int
-
-
-Message: TypeAlias = (
-    Load
-    | Loaded
-    | LoadFailed
-    | Infer
-    | Next
-    | Cancel
-    | Answer
-    | Ended
-    | Refused
-    | Failed
-    | Counted
-    | SetLogLevel
-)
-
-
 class _Part(msgspec.Struct, frozen=True, array_like=True):
     """One tensor of a frame, without its elements."""
 
@@ -194,11 +54,26 @@ class _Part(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
     size_bytes: int
     parameters: dict[str, Any]
+    #: Where its elements are in the segment; below 0 if they are in the frame.
+    offset: int
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     message: Message
     tensors: list[_Part]
+    #: The segment in which tensors lie; 0 for none.
+    segment: int
+
+
+class News(msgspec.Struct, frozen=True, array_like=True):
+    """What one end tells the other of segments; it comes before the frame that needs it."""
+
+    #: Numbers and sizes of new ones of the sender's; their descriptors come along, in this order.
+    created: list[tuple[int, int]]
+    #: Numbers of the receiver's that the sender reads no more.
+    freed: list[int]
+    #: Numbers of the sender's that are gone.
+    retired: list[int]
 
 
 class Payload(NamedTuple):
@@ -206,10 +81,25 @@ class Payload(NamedTuple):
 
     header_bytes: int
     data: memoryview
+    is_news: bool = False
+
+
+class Room(NamedTuple):
+    """A segment that one frame fills."""
+
+    number: int
+    memory: memoryview
+    #: Called with the number where the frame can't be written after all.
+    give_back: Callable[[int], None]
 
 
 def encode(
-    message: Message, tensors: Sequence[Tensor] = (), *, limit_bytes: int = MAX_FRAME_BYTES
+    message: Message,
+    tensors: Sequence[Tensor] = (),
+    *,
+    limit_bytes: int = MAX_FRAME_BYTES,
+    find_room: Callable[[int], Room | None] | None = None,
+    room_from_bytes: int = 1,
 ) -> list[Buffer]:
     """Write a frame.
 
@@ -217,6 +107,9 @@ def encode(
         message: What to tell.
         tensors: The request's inputs, or the response's outputs.
         limit_bytes: The largest frame that the other end takes.
+        find_room: Gives a segment of so many bytes or more if there is one; the numbers are copied
+            there.
+        room_from_bytes: It is asked for so many bytes or more.
 
     Returns:
         The parts to send, in order; those of tensors are views on their arrays where the layout
@@ -225,16 +118,35 @@ def encode(
     Raises:
         FrameError: Something can't be written, or the frame is too large.
     """
-    blobs: list[Buffer] = []
+    blobs = [_blob(tensor) for tensor in tensors]
+    if find_room is not None and sum(map(len, blobs)) >= room_from_bytes:
+        offsets, size = _place(tensors, blobs)
+        if size >= room_from_bytes and (room := find_room(size)):
+            try:
+                return _encode(message, tensors, blobs, offsets, room, limit_bytes)
+            except BaseException:
+                room.give_back(room.number)
+                raise
+    return _encode(message, tensors, blobs, _IN_FRAME, None, limit_bytes)
+
+
+def _encode(
+    message: Message,
+    tensors: Sequence[Tensor],
+    blobs: Sequence[Buffer],
+    offsets: Iterable[int],
+    room: Room | None,
+    limit_bytes: int,
+) -> list[Buffer]:
     parts = []
-    for tensor in tensors:
-        blob = _blob(tensor)
-        blobs.append(blob)
+    for tensor, blob, offset in zip(tensors, blobs, offsets, strict=False):
         # as it is: what is no mapping is found below
         parameters = cast("dict[str, Any]", tensor.parameters)
-        parts.append(_Part(tensor.name, tensor.datatype, tensor.shape, len(blob), parameters))
+        parts.append(
+            _Part(tensor.name, tensor.datatype, tensor.shape, len(blob), parameters, offset)
+        )
     try:
-        header = _ENCODER.encode(_Header(message, parts))
+        header = _ENCODER.encode(_Header(message, parts, room.number if room else 0))
         # what was given may have other types than it should: here it fails alone, but the other
         # end could not go on
         _DECODER.decode(header)
@@ -251,16 +163,55 @@ def encode(
         raise FrameError(problem) from error
     frame: list[Buffer] = [b"", header]
     size = len(header)
-    for blob in blobs:
-        if gap := -size % _ALIGNMENT:
-            frame.append(_PADDING[:gap])
-        frame.append(blob)
-        size += gap + len(blob)
+    for blob, offset in zip(blobs, offsets, strict=False):
+        if offset < 0:
+            if gap := -size % _ALIGNMENT:
+                frame.append(_PADDING[:gap])
+            frame.append(blob)
+            size += gap + len(blob)
+        elif room is not None:
+            _copy(blob, room.memory[offset : offset + len(blob)])
     if size > limit_bytes:
         problem = f"it has {size} bytes, and {limit_bytes} may pass between the processes at once"
         raise FrameError(problem)
     frame[0] = _PREFIX.pack(_MAGIC, len(header), size)
     return frame
+
+
+def _place(tensors: Sequence[Tensor], blobs: Sequence[Buffer]) -> tuple[list[int], int]:
+    """Choose where in a segment each tensor comes, texts in the frame; gives the size, too."""
+    offsets, end = [], 0
+    for tensor, blob in zip(tensors, blobs, strict=True):
+        if tensor.datatype is Datatype.BYTES:
+            offsets.append(-1)
+        else:
+            offsets.append(end)
+            end += len(blob) + -len(blob) % _ALIGNMENT
+    return offsets, end
+
+
+def _copy(blob: Buffer, place: memoryview) -> None:
+    # not by the memoryview, which holds the GIL meanwhile
+    np.copyto(np.frombuffer(place, np.uint8), np.frombuffer(blob, np.uint8))
+
+
+def encode_news(news: News) -> list[Buffer]:
+    """Write what is told of segments."""
+    text = _NEWS_ENCODER.encode(news)
+    return [_PREFIX.pack(_NEWS_MAGIC, len(text), len(text)), text]
+
+
+def decode_news(payload: Payload) -> News:
+    """Read what is told of segments.
+
+    Raises:
+        FrameError: It is malformed.
+    """
+    try:
+        return _NEWS_DECODER.decode(payload.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        problem = f"what is told of segments is malformed: {error}"
+        raise FrameError(problem) from error
 
 
 def _blob(tensor: Tensor) -> Buffer:
@@ -270,7 +221,7 @@ def _blob(tensor: Tensor) -> Buffer:
         if tensor.datatype is Datatype.BYTES:
             return encode_raw(tensor)
         array = np.asarray(tensor.array, dtype=tensor.datatype.dtype, order="C")
-        return array.reshape(-1).view(np.uint8).data if array.size else b""
+        return array.data.cast("B") if array.size else b""
     # a runtime may break the invariant of `Tensor`
     except (InvalidRequestError, AttributeError, TypeError, ValueError, struct.error) as error:
         name = getattr(tensor, "name", tensor)
@@ -285,32 +236,45 @@ def pack(frame: Sequence[Buffer]) -> Sequence[Buffer]:
     return [part for part in frame if len(part)]
 
 
-def decode(payload: Payload) -> tuple[Message, list[Tensor]]:
+def decode(
+    payload: Payload, find_segment: Callable[[int], memoryview] | None = None
+) -> tuple[Message, list[Tensor]]:
     """Read a frame.
 
+    Args:
+        payload: The frame.
+        find_segment: Gives the memory of the segment with a number, or raises `FrameError`; called
+            once for a frame with tensors in a segment. The tensors keep alive what it gave.
+
     Returns:
-        The message and its tensors: read-only views if the payload is, copies for BYTES.
+        The message and its tensors: read-only views, copies for BYTES.
 
     Raises:
         FrameError: It is cut off or malformed.
     """
-    header_bytes, data = payload
+    header_bytes, data = payload.header_bytes, payload.data.toreadonly()
     if header_bytes > len(data):
         problem = f"a frame's header has {header_bytes} bytes, the frame only {len(data)}"
         raise FrameError(problem)
     try:
         header = _DECODER.decode(data[:header_bytes])
+        segment = _NOTHING
+        if header.segment and find_segment is not None:
+            segment = find_segment(header.segment)
         start = header_bytes
         tensors = []
         for part in header.tensors:
-            start += -start % _ALIGNMENT
-            end = start + part.size_bytes
-            if part.size_bytes < 0 or end > len(data):
-                problem = f"tensor '{part.name}' runs past the end of its frame"
+            if part.offset < 0:
+                start += -start % _ALIGNMENT
+                room, begin = data, start
+                start += max(part.size_bytes, 0)
+            else:
+                room, begin = segment, part.offset
+            if part.size_bytes < 0 or begin + part.size_bytes > len(room):
+                problem = f"tensor '{part.name}' runs past the end of its {_place_name(part)}"
                 raise FrameError(problem)
-            array = _array(part, data[start:end])
+            array = _array(part, room[begin : begin + part.size_bytes])
             tensors.append(Tensor(part.name, part.datatype, array, part.parameters))
-            start = end
     except (msgspec.MsgspecError, InvalidRequestError, ValueError, RecursionError) as error:
         problem = f"a frame is malformed: {error}"
         raise FrameError(problem) from error
@@ -318,6 +282,10 @@ def decode(payload: Payload) -> tuple[Message, list[Tensor]]:
         problem = f"a frame has {len(data)} bytes, its parts only {start}"
         raise FrameError(problem)
     return header.message, tensors
+
+
+def _place_name(part: _Part) -> str:
+    return "frame" if part.offset < 0 else "segment"
 
 
 def _array(part: _Part, data: memoryview) -> NDArray[Any]:
@@ -366,17 +334,18 @@ class FrameReader:
         found = []
         start, end = 0, self._held + count
         while end - start >= _PREFIX.size:
-            header_bytes, size = self._read_prefix(start)
+            header_bytes, size, is_news = self._read_prefix(start)
             body = start + _PREFIX.size
             if end - body >= size:
                 data = _allocate(size)
                 data[:] = self._scratch[body : body + size]
-                found.append(Payload(header_bytes, data))
+                found.append(Payload(header_bytes, data, is_news))
                 start = body + size
             elif _PREFIX.size + size > _SCRATCH_BYTES:
                 data = _allocate(size)
                 data[: end - body] = self._scratch[body:end]
-                self._large, self._large_held = Payload(header_bytes, data), end - body
+                self._large = Payload(header_bytes, data, is_news)
+                self._large_held = end - body
                 start = end
             else:
                 break
@@ -386,23 +355,23 @@ class FrameReader:
         self._held = end - start
         return found
 
-    def _read_prefix(self, start: int) -> tuple[int, int]:
+    def _read_prefix(self, start: int) -> tuple[int, int, bool]:
         magic, header_bytes, size = _PREFIX.unpack_from(self._scratch, start)
-        if magic != _MAGIC:
+        if magic not in (_MAGIC, _NEWS_MAGIC):
             problem = f"expected a frame, found {bytes(self._scratch[start : start + 16])!r}"
             raise FrameError(problem)
         if size > self._limit_bytes:
             problem = f"a frame has {size} bytes, and {self._limit_bytes} may pass"
             raise FrameError(problem)
-        return header_bytes, size
+        return header_bytes, size, magic == _NEWS_MAGIC
 
 
 def _allocate(size: int) -> memoryview:
     """Get memory that begins at a multiple of 64, for frameworks that compute in wide registers."""
-    room: NDArray[Any] = np.empty(size + _ALIGNMENT, np.uint8)
-    address: int = room.__array_interface__["data"][0]
-    gap = -address % _ALIGNMENT
-    return room.data[gap : gap + size]
+    room = np.empty(size + _ALIGNMENT, np.uint8).data
+    # the array's own ways to tell its address cost a microsecond more
+    gap = -addressof(c_char.from_buffer(room)) % _ALIGNMENT
+    return room[gap : gap + size]
 
 
 def _plain(value: object) -> object:
@@ -417,6 +386,11 @@ def _plain(value: object) -> object:
     raise TypeError(message)
 
 
+_NOTHING = memoryview(b"")
+#: As many offsets as there are tensors, none in a segment.
+_IN_FRAME = repeat(-1)
 _PADDING = bytes(_ALIGNMENT)
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _DECODER = msgspec.msgpack.Decoder(_Header)
+_NEWS_ENCODER = msgspec.msgpack.Encoder()
+_NEWS_DECODER = msgspec.msgpack.Decoder(News)

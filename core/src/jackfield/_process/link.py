@@ -9,19 +9,23 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from jackfield._process.frames import FrameError, pack
+from jackfield._process.frames import FrameError
+from jackfield._process.segments import DESCRIPTORS_AT_ONCE, close_all, send_with
 
 if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable, Sequence
 
-    from jackfield._process.frames import Buffer, FrameReader, Payload
+    from jackfield._process.frames import Buffer, Payload
+    from jackfield._process.segments import Transport
 
 #: Buffers given to the system in one call; it takes 1024 at most.
 _AT_ONCE = 512
 #: Reads before other work has its turn.
 _READS = 8
+#: How soon the other end is told what memory is free when nothing else is sent, in seconds.
+_CARE_S = 0.5
 
 
 class Link:
@@ -30,7 +34,7 @@ class Link:
     Args:
         loop: The loop that it lives on; all methods are called there.
         sock: Connected; closed with the link.
-        reader: What was read before is in it.
+        transport: The socket's; what was read before is in it. Closed with the link.
         on_frame: Called with each frame; a `FrameError` that it raises breaks the link.
         on_lost: Called once when the other end is gone or sends no frames, with what is wrong;
             empty if it just ended. Not called after `close`.
@@ -40,17 +44,21 @@ class Link:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        reader: FrameReader,
+        transport: Transport,
         *,
         on_frame: Callable[[Payload], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._reader = reader
+        #: Writes the frames that are sent, and reads those that come.
+        self.transport = transport
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._unsent: deque[Buffer] = deque()
+        #: To be sent with the next buffers, before or with the frames that tell of them.
+        self._descriptors: deque[int] = deque()
+        self._care: asyncio.TimerHandle | None = None
         self._is_open = False
 
     def open(self) -> None:
@@ -65,17 +73,51 @@ class Link:
             self._is_open = False
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
-            self._unsent.clear()
+            if self._care is not None:
+                self._care.cancel()
+                self._care = None
+            self._drop_unsent()
             self._sock.close()
+            self.transport.close()
+
+    def release(self) -> bool:
+        """Stop to listen, and leave the socket open for another one; False if not all is sent."""
+        if self._unsent or not self._is_open:
+            return False
+        self._is_open = False
+        self._loop.remove_reader(self._sock)
+        if self._care is not None:
+            self._care.cancel()
+            self._care = None
+        return True
 
     def send(self, frame: Sequence[Buffer]) -> None:
-        """Send a frame after those before it; on a link that is lost nothing happens."""
+        """Send a frame after those before it; on a link that is lost nothing happens.
+
+        An empty one tells the other end what memory is free, if there is something to tell.
+        """
         if not self._is_open:
             return
         must_wait = bool(self._unsent)
-        self._unsent.extend(pack(frame))
+        parts, descriptors = self.transport.prepare(frame)
+        self._unsent.extend(parts)
+        self._descriptors.extend(descriptors)
         if not must_wait and not self._flush():
             self._loop.add_writer(self._sock, self._write)
+        self._take_care()
+
+    def _take_care(self) -> None:
+        if self._care is None and self.transport.needs_care:
+            self._care = self._loop.call_later(_CARE_S, self._tell)
+
+    def _tell(self) -> None:
+        self._care = None
+        self.send(())
+
+    def _drop_unsent(self) -> None:
+        self._unsent.clear()
+        close_all(self._descriptors)
+        self._descriptors.clear()
 
     def _write(self) -> None:
         if self._flush() and self._is_open:
@@ -86,12 +128,15 @@ class Link:
         unsent = self._unsent
         while unsent:
             try:
-                sent = self._sock.sendmsg(islice(unsent, _AT_ONCE))
+                if self._descriptors:
+                    sent = self._send_descriptors()
+                else:
+                    sent = self._sock.sendmsg(islice(unsent, _AT_ONCE))
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
                 # reading finds the end as well, after the answers that lie there
-                unsent.clear()
+                self._drop_unsent()
                 return True
             while unsent and sent >= len(unsent[0]):
                 sent -= len(unsent.popleft())
@@ -99,28 +144,41 @@ class Link:
                 unsent[0] = memoryview(unsent[0])[sent:]
         return True
 
+    def _send_descriptors(self) -> int:
+        """Send one buffer with as many descriptors as may go: so none comes after its frame."""
+        going = list(islice(self._descriptors, DESCRIPTORS_AT_ONCE))
+        sent = send_with(self._sock, [self._unsent[0]], going)
+        for _ in going:
+            self._descriptors.popleft()
+        close_all(going)
+        return sent
+
     def _read(self) -> None:
         for _ in range(_READS):
             if not self._is_open:
                 return
-            space = self._reader.space()
             try:
-                count = self._sock.recv_into(space)
+                payloads = self.transport.receive(self._sock)
             except (BlockingIOError, InterruptedError):
+                break
+            except FrameError as error:
+                self._lose(str(error))
                 return
             except OSError:
-                count = 0
-            if not count:
+                payloads = None
+            if payloads is None:
                 self._lose("")
                 return
             try:
-                for payload in self._reader.filled(count):
+                for payload in payloads:
                     self._on_frame(payload)
             except FrameError as error:
                 self._lose(str(error))
                 return
-            if count < len(space):
-                return
+            if not self.transport.has_more:
+                break
+        if self._is_open:
+            self._take_care()
 
     def _lose(self, problem: str) -> None:
         self.close()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from jackfield._process.frames import Family
+    from jackfield._process.messages import Family
 
 
 class ProcessMetrics:

@@ -1,80 +1,111 @@
-"""Stand in the server for a runtime that lives in a process of its own.
+"""Stand in the server for a runtime that lives in a host, a process of its own or with others.
 
-To its model it is a runtime as any other, whose `infer` is a coroutine function. A process that
-dies fails what it holds at once and is started again, with a growing pause if it keeps dying.
+To its model it is a runtime as any other, whose `infer` is a coroutine function. While its process
+is started again its calls wait.
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
+import dataclasses
 import logging
-import sys
 import threading
-from time import monotonic
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from jackfield._loading import Loaded as LoadedModel
-from jackfield._process.child import Child
-from jackfield._process.errors import restore_error
-from jackfield._process.frames import (
-    Answer,
-    Cancel,
-    Counted,
-    Ended,
-    Failed,
-    FrameError,
-    Infer,
-    Load,
-    Loaded,
-    Next,
-    Payload,
-    Refused,
-    SetLogLevel,
-    Spec,
-    decode,
-    encode,
-)
-from jackfield._process.link import Link
-from jackfield._process.log import model_log_level
+from jackfield._process.frames import encode
+from jackfield._process.messages import Load, Next, Place, Resolve, Spec
 from jackfield._process.metrics import ProcessMetrics
+from jackfield._process.routes import far_routes
+from jackfield._process.suspects import REFUSED_S, Suspects
 from jackfield.errors import (
-    InvalidRequestError,
+    DeadlineError,
+    DeadlyRequestError,
     ModelLoadError,
+    ModelNotFoundError,
     ModelNotReadyError,
-    RuntimeFailedError,
 )
-from jackfield.messages import InferRequest, InferResponse
+from jackfield.messages import InferRequest
+from jackfield.runtime import RuntimeSpec
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from jackfield._environments import Running
+    from jackfield._peers import PeerModel
+    from jackfield._process.callbacks import Find
+    from jackfield._process.frames import Buffer
+    from jackfield._process.host import Host
+    from jackfield._process.hosts import Hosts
+    from jackfield._process.messages import Loaded
+    from jackfield._process.routes import RouteCalls
     from jackfield._repository import ModelSource
-    from jackfield.messages import ModelMetadata
-    from jackfield.runtime import Capabilities, RuntimeSpec
+    from jackfield._routes import ModelRoute
+    from jackfield.messages import InferResponse, ModelMetadata
+    from jackfield.runtime import Capabilities
 
 logger = logging.getLogger("jackfield")
 
-#: Longest wait for a process to close its runtime and end, in seconds.
-CLOSE_TIMEOUT_S = 10.0
-#: Pause before a process that died again is started: the first, and the longest, in seconds.
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
-#: One that served for so long, in seconds, is started again without a pause.
-_STEADY_S = 10.0
+
+_NO_REQUEST = InferRequest(())
 
 
-def load_in_process(
-    source: ModelSource, loop: asyncio.AbstractEventLoop, *, threads: int = 1
-) -> LoadedModel:
-    """Load a model in a process of its own; called in a thread.
+def resolve_in_host(
+    source: ModelSource,
+    hosts: Hosts,
+    loop: asyncio.AbstractEventLoop,
+    running: Running | None = None,
+) -> Resolved:
+    """Find the runtime of a model whose environment is its own; called in a thread.
 
     Args:
         source: The model.
+        hosts: The server's.
+        loop: The loop that will call it.
+        running: As for `Hosts.join`.
+
+    Raises:
+        ModelLoadError: There is none, or the environment can't be made.
+    """
+    host = hosts.join(source, loop, running)
+    try:
+        found = host.resolve(Resolve(host.new_model(), _place(source)))
+    except BaseException:
+        hosts.leave(host, source)
+        raise
+    spec = RuntimeSpec(name=found.runtime, runtime="", capabilities=found.capabilities)
+    settings = msgspec.structs.replace(source.settings, needs=list(found.needs))
+    resolved = dataclasses.replace(source, spec=spec, settings=settings)
+    return Resolved(resolved, lambda: hosts.leave(host, source))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A model whose runtime was found in its environment; its host is kept until `leave`."""
+
+    source: ModelSource
+    leave: Callable[[], object]
+
+
+def load_in_process(
+    source: ModelSource,
+    hosts: Hosts,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    threads: int = 1,
+    find_peer: Find | None = None,
+) -> LoadedModel:
+    """Load a model in its host; called in a thread.
+
+    Args:
+        source: The model.
+        hosts: The server's.
         loop: The loop that will call its `infer`; it runs.
         threads: As for `load_runtime`.
+        find_peer: Finds other models for it, on the loop; None where there are none.
 
     Returns:
         As `load_runtime` in this process would, with a `ProcessRuntime`, which has the metrics.
@@ -83,59 +114,70 @@ def load_in_process(
         ModelLoadError: It can't be served, in the words that it would be refused with here, or its
             process died.
     """
-    runtime = ProcessRuntime(source, loop, threads=threads)
+    runtime = ProcessRuntime(source, hosts, loop, threads=threads, find_peer=find_peer)
     runtime.load()
-    return LoadedModel(runtime, runtime.metadata(), runtime.capabilities, (), runtime.metrics)
+    metadata, capabilities = runtime.metadata(), runtime.capabilities
+    return LoadedModel(runtime, metadata, capabilities, runtime.routes, runtime.metrics)
 
 
 class ProcessRuntime:
-    """A runtime whose calls are answered by a child process.
+    """A runtime whose calls are answered by a host.
 
-    `load` and `close` are called in threads, all else on the loop. How many requests are under way
-    at once is for the scheduler to bound: each is held here until it is answered.
+    `load` and `close` are called in threads, all else on the loop.
 
     Args:
         source: What to load.
+        hosts: The server's.
         loop: Where `infer` and `stream` are called.
         threads: What its framework's pools may use there for one call.
-        close_timeout_s: Longest wait for the process to end by itself, in seconds.
+        find_peer: Finds other models for it, on the loop.
     """
 
     def __init__(
         self,
         source: ModelSource,
+        hosts: Hosts,
         loop: asyncio.AbstractEventLoop,
         *,
         threads: int = 1,
-        close_timeout_s: float = CLOSE_TIMEOUT_S,
+        find_peer: Find | None = None,
     ) -> None:
+        #: Its name and version.
+        self.facts = (source.name, source.version)
+        #: Finds other models for it.
+        self.find_peer = find_peer or _find_none
+        #: Paths that it answers itself; set by `load`.
+        self.routes: Sequence[ModelRoute] = ()
         self._source = source
+        self._hosts = hosts
         self._loop = loop
         self._threads = threads
-        self._close_timeout_s = close_timeout_s
+        self._host: Host | None = None
+        #: Stands for it in what is sent.
+        self.number = 0
         #: An async generator function where the child's runtime streams; set by `load`.
         self.stream: Callable[[InferRequest], AsyncGenerator[InferResponse, None]] | None = None
         #: What the model counts itself, as its process told last.
         self.metrics = ProcessMetrics()
         #: Why it can't answer now; empty when it can.
         self.problem = "loading"
-        self._log_level = logging.NOTSET
+        #: Whether its process is started again without it.
+        self.is_benched = False
+        #: Deaths of the process, one after the other, while it was loaded again.
+        self.fatal_loads = 0
+        #: What its process died of.
+        self.suspects = Suspects(is_row_wise=False)
+        self._down_since = 0.0
+        self._one_by_one = asyncio.Lock()
         self._loaded: Loaded | None = None
-        self._link: Link | None = None
-        self._calls: dict[int, asyncio.Future[InferResponse | None]] = {}
-        self._numbers = itertools.count(1)
         # what the threads share
-        self._child: Child | None = None
-        self._starting = threading.Lock()
-        self._closing = threading.Event()
-        # what the thread that starts it again remembers
-        self._started = 0.0
-        self._deaths = 0
+        self._changing = threading.Lock()
+        self._is_closed = False
 
     @property
     def pid(self) -> int:
         """The number of its process; 0 for none."""
-        return self._child.pid if self._child else 0
+        return self._host.pid if self._host else 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -143,41 +185,114 @@ class ProcessRuntime:
         return self._found.capabilities
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the child's `infer` is no coroutine function: each call takes a thread."""
+        return self._found.is_plain
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has served: then it is loaded again after a death. For any thread."""
+        return self._loaded is not None
+
+    @property
     def _found(self) -> Loaded:
         assert self._loaded is not None, "load was not called, or failed"
         return self._loaded
 
+    @property
+    def _home(self) -> Host:
+        assert self._host is not None, "load was not called"
+        return self._host
+
     def load(self) -> None:
-        """Start the process and wait until the model serves there.
+        """Have the model loaded, in a process that is started for it where there is none.
 
         Raises:
             ModelLoadError: It can't be served, or the process died.
         """
-        child, self._loaded = self._start()
+        _refuse_contradiction(self._source)
+        host = self._hosts.join(self._source, self._loop)
+        with self._changing:
+            is_closed = self._is_closed
+            if not is_closed:
+                self._host, self.number = host, host.new_model()
+        if is_closed:
+            self._hosts.leave(host, self._source)
+            problem = "it is unloaded"
+            raise ModelLoadError(problem)
+        try:
+            self._loaded = host.load(self, self.describe())
+        except BaseException:
+            self.close()
+            raise
+        self.suspects = Suspects(is_row_wise=self.capabilities.row_wise)
         if self._loaded.streams:
             self.stream = self._stream
-        self._hand_over(child)
+        self.routes = far_routes(self._loaded.routes, self.number, self)
+        try:
+            self._loop.call_soon_threadsafe(self._begin)
+        except RuntimeError:  # the loop is closed: nobody will ask
+            self.close()
+
+    def _begin(self) -> None:
+        if self._is_closed:
+            self.problem = "it is unloaded"
+        elif self.problem == "loading":  # else it died since
+            self.come_up()
+
+    def describe(self) -> Load:
+        """Tell the child what to load."""
+        return Load(self.number, _place(self._source), self._threads)
+
+    def is_same(self, loaded: Loaded) -> bool:
+        """Tell whether what was loaded again is the model that was loaded first."""
+        return _promise(loaded) == _promise(self._found)
 
     def metadata(self) -> ModelMetadata:
         """Give what the child told."""
         return self._found.metadata
 
+    # ---- calls ----
+
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Have the child compute.
+        """Have the child compute; while its process is started again the call waits.
 
         Raises:
+            DeadlineError: The request's time was over before the process was there.
+            DeadlyRequestError: The process died of this request, more than once.
             InvalidRequestError: The child's runtime refuses the request, or the request can't be
                 passed on: it is too large, or a parameter is no value that a message holds.
             ModelNotReadyError: The process died; the reason says how.
             RuntimeFailedError: The child's runtime raised something else; the log has the trace.
         """
-        link = self._ready_link()
-        call, future = self._begin(link, request, is_stream=False)
+        if self.problem:
+            await self._wait(request)
+        if self.suspects and self.suspects.holds(request):
+            return await self._infer_suspect(request)
+        host = self._home
+        pending = host.begin(self, request, is_stream=False, is_suspect=False)
         try:
-            return cast("InferResponse", await future)
+            response = await pending.future
         finally:
-            if self._calls.pop(call, None):  # its caller has gone
-                link.send(encode(Cancel(call)))
+            if host.forget(pending):  # its caller has gone
+                host.cancel(pending)
+        return cast("InferResponse", response)
+
+    async def _infer_suspect(self, request: InferRequest) -> InferResponse:
+        # one at a time: of those that are under way at the next death only one is suspect
+        async with self._one_by_one:
+            if self.problem:
+                await self._wait(request)
+            self._refuse_deadly(request)
+            host = self._home
+            pending = host.begin(self, request, is_stream=False, is_suspect=True)
+            try:
+                response = await pending.future
+            finally:
+                if host.forget(pending):
+                    host.cancel(pending)
+        self.suspects.clear(request)
+        return cast("InferResponse", response)
 
     async def _stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
         """Have the child compute one response after the other, each when it is asked for.
@@ -188,235 +303,175 @@ class ProcessRuntime:
         Raises:
             InvalidRequestError: As for `infer`; so do the others there.
         """
-        link = self._ready_link()
-        call, future = self._begin(link, request, is_stream=True)
+        if self.problem:
+            await self._wait(request)
+        self._refuse_deadly(request)
+        host = self._home
+        is_suspect = self.suspects.holds(request)
+        pending = host.begin(self, request, is_stream=True, is_suspect=is_suspect)
         is_over = False
         try:
-            while (response := await future) is not None:
+            while (response := await pending.future) is not None:
                 yield response
-                if self._link is not link:
+                if self.problem or not host.go_on(pending):
                     raise self._not_ready()
-                future = self._calls[call] = self._loop.create_future()
-                link.send(encode(Next(call)))
+                host.tell(Next(pending.number))
             is_over = True
         finally:
-            self._calls.pop(call, None)
+            host.forget(pending)
             if not is_over:
-                link.send(encode(Cancel(call)))
+                host.cancel(pending)
+        self.suspects.clear(request)
 
-    def close(self) -> None:
-        """Have the child close its runtime; kill it when that takes too long."""
-        self._closing.set()
-        with self._starting:
-            child = self._child
-        if child is None:
-            return
-        child.stop(self._close_timeout_s)
-        try:
-            self._loop.call_soon_threadsafe(self._let_go)
-        except RuntimeError:  # the loop is closed, and watches nothing any more
-            child.sock.close()
+    async def ready_routes(self, asked: Callable[[], InferRequest]) -> RouteCalls:
+        """Get what asks the process for what the model's own paths answer.
 
-    # ---- calls ----
+        Args:
+            asked: Describes what is to be asked, for the case that the process dies of it.
 
-    def _ready_link(self) -> Link:
-        if self._link is None:
-            raise self._not_ready()
-        return self._link
+        Raises:
+            DeadlyRequestError: As for `infer`; so is the other one there.
+        """
+        if self.problem:
+            await self._wait()
+        if self.suspects:
+            self._refuse_deadly(asked())
+        routes = self._home.routes
+        assert routes is not None, "a member that is up has a link"
+        return routes
+
+    async def _wait(self, request: InferRequest = _NO_REQUEST) -> None:
+        """Wait until the process is there again, where that may be soon."""
+        host, now = self._host, self._loop.time()
+        until = self._down_since + self._source.settings.max_restart_time
+        is_own = False
+        if request.deadline_ns:
+            own = now + (request.deadline_ns - perf_counter_ns()) * 1e-9
+            is_own, until = own < until, min(own, until)
+        while self.problem:
+            if host is None or host.is_closed or host.is_crashing or not self._is_expected:
+                raise self._not_ready()
+            try:
+                await host.changed(until)
+            except TimeoutError:
+                if not is_own:
+                    raise self._not_ready() from None
+                began = request.received_ns or perf_counter_ns()
+                timeout_s = max(0.0, (request.deadline_ns - began) * 1e-9)
+                raise DeadlineError(self.facts[0], timeout_s=timeout_s) from None
+
+    @property
+    def _is_expected(self) -> bool:
+        """Whether the process is to come up with it."""
+        return self.is_loaded and not self.is_benched and not self._is_closed
 
     def _not_ready(self) -> ModelNotReadyError:
-        return ModelNotReadyError(self._source.name, self._source.version, reason=self.problem)
+        return ModelNotReadyError(*self.facts, reason=self.problem)
 
-    def _begin(
-        self, link: Link, request: InferRequest, *, is_stream: bool
-    ) -> tuple[int, asyncio.Future[InferResponse | None]]:
-        call = next(self._numbers)
-        parameters = cast("dict[str, object]", request.parameters)
-        message = Infer(
-            call, is_stream, request.id, request.received_ns, parameters, list(request.outputs)
-        )
-        try:
-            frame = encode(message, request.inputs)
-        except FrameError as error:
-            raise InvalidRequestError(
-                "", expected="what can be passed to the model's process", found=str(error)
-            ) from error
-        if (level := model_log_level()) != self._log_level:
-            self._log_level = level
-            link.send(encode(SetLogLevel(level)))
-        future = self._calls[call] = self._loop.create_future()
-        link.send(frame)
-        return call, future
+    def _refuse_deadly(self, request: InferRequest) -> None:
+        if how := self.suspects.refusal(request):
+            raise DeadlyRequestError(*self.facts, how=how)
 
-    def _on_frame(self, payload: Payload) -> None:
-        message, tensors = decode(payload)
-        if isinstance(message, Counted):
-            self.metrics.families = message.families
-            return
-        if not isinstance(message, Answer | Ended | Refused | Failed):
-            problem = f"it sent {type(message).__name__}, which is none of its own messages"
-            raise FrameError(problem)
-        future = self._calls.pop(message.call, None)
-        if future is None or future.done():  # cancelled meanwhile
-            return
-        if isinstance(message, Answer):
-            future.set_result(InferResponse(tensors, message.parameters))
-        elif isinstance(message, Ended):
-            future.set_result(None)
-        elif isinstance(message, Refused):
-            future.set_exception(restore_error(message))
-        else:
-            name, version = self._source.name, self._source.version
-            logger.error(
-                "model '%s' %s failed in its process:\n%s",
-                *(name, version, message.trace.rstrip()),
-                extra={"model": name, "version": version},
-            )
-            future.set_exception(RuntimeFailedError(name, version))
+    def is_suspect(self, request: InferRequest) -> bool:
+        """Tell whether a request is to be merged with none: the process may have died of it."""
+        return self.suspects.holds(request)
 
-    # ---- life and death of the process ----
+    # ---- what the host tells ----
 
-    def _start(self) -> tuple[Child, Loaded]:
-        """Start a process and wait until the model serves there."""
-        load = _describe(self._source, self._threads)
-        with self._starting:
-            if self._closing.is_set():
-                problem = "it is unloaded"
-                raise ModelLoadError(problem)
-            child = self._child = Child(self._source.name, self._source.version)
-        loaded = child.load(load)
-        self._started = monotonic()
-        return child, loaded
-
-    def _hand_over(self, child: Child) -> None:
-        """Let the loop watch a process that serves; called in a thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._attach, child)
-        except RuntimeError:  # the loop is closed: nobody will ask
-            child.end()
-            child.sock.close()
-
-    def _attach(self, child: Child) -> None:
-        self._link = Link(
-            self._loop,
-            child.sock,
-            child.reader,
-            on_frame=self._on_frame,
-            on_lost=lambda problem: self._lose(child, problem),
-        )
-        self._link.open()
-        self._log_level = logging.NOTSET
+    def come_up(self) -> None:
+        """Take notice that the process serves it."""
         self.problem = ""
 
-    def _let_go(self) -> None:
-        """Stop to watch, when the process is gone for good."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-        self.problem = "it is unloaded"
-        self._fail(self._take_calls(), self.problem)
-
-    def _lose(self, child: Child, problem: str) -> None:
-        """Begin anew, in a thread of its own: the loop's threads may all be busy."""
-        self._link = None
-        if self._closing.is_set():
-            self.problem = "it is unloaded"
-            return
-        self.problem = "its process ended, and is started again"
-        args = (child, problem, self._take_calls())
-        name = f"jackfield-revive-{self._source.name}"
-        threading.Thread(target=self._revive, args=args, name=name, daemon=True).start()
-
-    def _take_calls(self) -> list[asyncio.Future[InferResponse | None]]:
-        calls = list(self._calls.values())
-        self._calls.clear()
-        return calls
-
-    def _fail(self, calls: list[asyncio.Future[InferResponse | None]], reason: str) -> None:
-        for future in calls:
-            if not future.done():
-                error = ModelNotReadyError(self._source.name, self._source.version, reason=reason)
-                future.set_exception(error)
-
-    def _revive(
-        self, child: Child, problem: str, calls: list[asyncio.Future[InferResponse | None]]
-    ) -> None:
-        """Find out how a process ended, tell its callers, and start it until it serves."""
-        how = child.end()
-        reason = f"its process {how}"
-        if problem:
-            reason = f"its process was ended: {problem}"
-        child.report(reason)
-        if monotonic() - self._started >= _STEADY_S:
-            self._deaths = 0
-        while not self._closing.is_set():
-            pause = _pause(self._deaths)
-            self._deaths += 1
-            when = f"in {pause:g} s" if pause else "now"
-            told = f"{reason}; it is started again {when}"
-            if not self._on_loop(self._tell, calls, reason, told):
-                return
-            calls = []
-            if self._closing.wait(pause):
-                break
-            try:
-                child, loaded = self._start()
-                self._check(child, loaded)
-            except ModelLoadError as error:
-                reason = f"its process was started again, and failed: {error}"
-                if not self._closing.is_set():
-                    name, version = self._source.name, self._source.version
-                    logger.error("model '%s' %s: %s", name, version, reason)
-                continue
-            self._hand_over(child)
-            return
-        self._on_loop(self._tell, calls, reason, "it is unloaded")
-
-    def _tell(
-        self, calls: list[asyncio.Future[InferResponse | None]], reason: str, problem: str
-    ) -> None:
+    def go_down(self, problem: str) -> None:
+        """Take notice of why it can't answer."""
+        if not self.problem:
+            self._down_since = self._loop.time()
         self.problem = problem
-        self._fail(calls, reason)
 
-    def _on_loop(self, function: Callable[..., None], *args: object) -> bool:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # it is closed
-            return False
-        return True
+    def fail(self, future: asyncio.Future[InferResponse | None], reason: str) -> None:
+        """Tell a caller that the process died."""
+        if not future.done():
+            future.set_exception(ModelNotReadyError(*self.facts, reason=reason))
 
-    def _check(self, child: Child, loaded: Loaded) -> None:
-        """Refuse what is another model than the one that was loaded."""
-        # not the records: a NaN among the parameters differs from itself
-        if encode(loaded) != encode(self._found):
-            child.end()
-            child.sock.close()
-            problem = "what it takes and gives has changed on disk; load it anew"
-            raise ModelLoadError(problem)
+    def blame(
+        self,
+        requests: Sequence[InferRequest],
+        how: str,
+        *,
+        is_own_doing: bool,
+        only_suspect: InferRequest | None,
+    ) -> None:
+        """Take notice of what was under way when the process died.
+
+        Args:
+            requests: All of this model; what was asked of a path as `RouteCalls` describes it.
+            how: How the process ended.
+            is_own_doing: Whether nobody else can have ended it.
+            only_suspect: The one that was under way at a death before, too, if it is only one.
+        """
+        self.suspects.suspect(requests, is_own_doing=is_own_doing)
+        if only_suspect is not None and self.suspects.has_enough(only_suspect):
+            self.suspects.refuse(only_suspect, how)
+            logger.error(
+                "model '%s' %s: its process %s, not for the first time, while it computed a "
+                "request with the same inputs (%s); that request is refused for %g s, or until the "
+                "model is loaded anew",
+                *(*self.facts, how, ", ".join(repr(each.name) for each in only_suspect.inputs)),
+                REFUSED_S,
+            )
+
+    def close(self) -> None:
+        """Have the child close its runtime; the last one of a process ends it."""
+        with self._changing:
+            was_closed, self._is_closed = self._is_closed, True
+            host = self._host
+        if was_closed or host is None:
+            return
+        if not self._hosts.leave(host, self._source) and self.is_loaded:
+            host.unload(self)
 
 
-def _pause(deaths: int) -> float:
-    """Tell how long to wait after so many deaths in a row: not at all after the first."""
-    return min(_FIRST_PAUSE_S * 2 ** (deaths - 1), _LONGEST_PAUSE_S) if deaths else 0.0
+def _promise(loaded: Loaded) -> list[Buffer]:
+    """Write what callers rely on: not the parameters, which may tell what a load has measured."""
+    metadata = msgspec.structs.replace(loaded.metadata, parameters={})
+    # not the records: a NaN among a tensor's parameters differs from itself
+    return encode(msgspec.structs.replace(loaded, metadata=metadata))
 
 
-def _describe(source: ModelSource, threads: int) -> Load:
-    spec = source.spec
-    if source.problem or spec is None:
-        raise ModelLoadError(source.problem or "no runtime was found for it")
-    return Load(
-        source.name,
-        source.version,
-        str(source.folder),
-        str(source.artifact or ""),
-        source.uri,
-        # the server watches; keys of webhooks are not the process's matter
-        msgspec.structs.replace(source.settings, monitors=[]),
-        _describe_runtime(spec),
-        [_describe_runtime(each) for each in source.runtimes.values()],
-        threads,
-        list(sys.path),
-        model_log_level(),
+def _find_none(name: str, version: str) -> PeerModel:
+    raise ModelNotFoundError(name, version)
+
+
+def _refuse_contradiction(source: ModelSource) -> None:
+    if source.settings.scheduler in ("direct", "thread"):
+        problem = (
+            f"scheduler '{source.settings.scheduler}' does not fit: its environment or "
+            "inference_pool_gid puts it into another process"
+        )
+        raise ModelLoadError(problem)
+
+
+def _place(source: ModelSource) -> Place:
+    if source.problem:
+        raise ModelLoadError(source.problem)
+    parameters = msgspec.structs.replace(
+        source.settings.parameters, environment_path="", environment_tarball=""
+    )
+    # the server watches; keys of webhooks and indexes are not the process's matter
+    settings = msgspec.structs.replace(
+        source.settings, monitors=[], environment=None, parameters=parameters
+    )
+    place = Place(source.name, source.version, str(source.folder), settings, uri=source.uri)
+    if source.settings.own_environment is not None:
+        return place
+    if source.spec is None:
+        problem = "no runtime was found for it"
+        raise ModelLoadError(problem)
+    return msgspec.structs.replace(
+        place,
+        artifact=str(source.artifact or ""),
+        spec=_describe_runtime(source.spec),
+        runtimes=[_describe_runtime(each) for each in source.runtimes.values()],
     )
 
 
