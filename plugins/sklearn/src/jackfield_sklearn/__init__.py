@@ -40,6 +40,15 @@ class SklearnOptions(Struct, frozen=True):
             "can't be; off."
         ),
     ] = "auto"
+    share_memory: Annotated[
+        Literal["auto", "copy", "off"],
+        Meta(
+            description="Map the arrays of a joblib file that is not compressed, so that the "
+            "workers of a server share them: auto if it was fetched from a URI, since nobody "
+            "writes to what is in the cache; copy maps a copy in the cache of a local file, too; "
+            "off."
+        ),
+    ] = "auto"
     samples: Annotated[
         str,
         Meta(

@@ -21,6 +21,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from jackfield import ModelLoadError
 from jackfield.artifacts import Form, identify, refuse_foreign
+from jackfield.stable import stable_file
 
 if TYPE_CHECKING:
     import logging
@@ -45,6 +46,7 @@ def read(
     artifact: Path | None,
     trusted: Collection[str],
     logger: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    share_memory: str = "off",
 ) -> tuple[object, Form]:
     """Read what joblib, pickle or skops saved.
 
@@ -52,6 +54,7 @@ def read(
         artifact: The file.
         trusted: Types that a skops file may hold, from the settings, beside skops's own.
         logger: Gets the warnings that reading gave.
+        share_memory: As the option says.
 
     Returns:
         What the file holds, and its form.
@@ -68,7 +71,13 @@ def read(
     is_skops = form is Form.SKOPS or artifact.suffix == ".skops"
     with catching_warnings() as caught:
         try:
-            found = _read_skops(artifact, trusted) if is_skops else joblib.load(artifact)
+            if is_skops:
+                found = _read_skops(artifact, trusted)
+            elif mapped := _find_mapped(artifact, share_memory, logger):
+                # copy on write: code that is picky about read-only arrays, or writes, works as ever
+                found = joblib.load(mapped, mmap_mode="c")
+            else:
+                found = joblib.load(artifact)
         except ModelLoadError:
             raise
         # unpickling runs whatever the file names
@@ -81,6 +90,21 @@ def read(
     for text in sorted({str(each.message) for each in caught if not _tells_version(each)}):
         logger.warning("%s: %s", artifact.name, text)
     return found, Form.SKOPS if is_skops else Form.PICKLE
+
+
+def _find_mapped(
+    artifact: Path,
+    share_memory: str,
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger],
+) -> Path | None:
+    """Find the file to map instead of reading the artifact; None where it is to be read."""
+    if share_memory == "off" or identify(artifact).compression:
+        return None
+    try:
+        return stable_file(artifact, copy=share_memory == "copy")
+    except (OSError, ModelLoadError) as error:
+        logger.warning("%s is not shared between workers: %s", artifact.name, error)
+        return None
 
 
 def _read_skops(artifact: Path, trusted: Collection[str]) -> object:

@@ -114,7 +114,10 @@ class SklearnRuntime:
                 not fit it.
         """
         estimator, form = read(
-            self._context.artifact, self._options.trusted_types, self._context.logger
+            self._context.artifact,
+            self._options.trusted_types,
+            self._context.logger,
+            self._options.share_memory,
         )
         methods = self._methods(estimator)
         _check(estimator)
