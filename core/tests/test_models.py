@@ -18,7 +18,7 @@ from jackfield import (
     Server,
     ServerSettings,
 )
-from jackfield._models import version_key
+from jackfield._versions import version_key
 
 
 @pytest.fixture
@@ -234,12 +234,16 @@ async def test_a_checksum_that_differs_is_refused_before_the_artifact_is_read(
     assert f"is {right}, parameters.sha256 says {'0' * 64}" in line.reason
 
 
-async def test_a_checksum_of_a_folder_is_refused(add_model, serve):
-    add_model("double", parameters={"sha256": "0" * 64})
-    async with serve() as server:
-        assert (
-            "sha256 needs an artifact that is one file" in (await states(server))["double", ""][1]
-        )
+async def test_a_checksum_of_a_folder_is_that_of_its_files_as_sha256sum_prints_them(
+    add_model, serve
+):
+    place = add_model("double")
+    code = hashlib.sha256((place / "runtimes.py").read_bytes()).hexdigest()
+    right = hashlib.sha256(f"{code}  runtimes.py\n".encode()).hexdigest()
+    for checksum, state in ((right, "READY"), ("0" * 64, "UNAVAILABLE")):
+        add_model("double", parameters={"sha256": checksum})
+        async with serve() as server:
+            assert (await states(server))["double", ""][0] == state
 
 
 # ---- what settings say of a model ----

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -360,8 +362,7 @@ PROBLEMS = {
         'install it: pip install "jackfield[xgboost]"',
     ),
     "code that is nowhere": ({"implementation": "mine.Model"}, "has the runtime 'mine.Model'"),
-    "remote": ({"parameters": {"uri": "s3://bucket/m"}}, "can't be fetched from 's3:' yet"),
-    "remote of any kind": ({"parameters": {"uri": "https://x/m"}}, "fetched from 'https:' yet"),
+    "remote of no kind": ({"parameters": {"uri": "ftp://x/m"}}, "nothing fetches from 'ftp:'"),
     "checksum of the wrong form": ({"parameters": {"sha256": "abc"}}, "parameters.sha256"),
     "slash in the name": ({"name": "a/b", "implementation": "text"}, "'a/b' can't stand in a URL"),
     "slash in the version": (
@@ -659,8 +660,8 @@ def test_a_uri_in_the_settings_is_left_to_its_runtime(models_dir, scan_uris, imp
     ("implementation", "uri", "problem"),
     [
         ("text", "models:/wine/1", "the runtime 'text' fetches nothing from 'models:'"),
-        ("", "s4://bucket/wine", "artifacts can't be fetched from 's4:' yet; use a local path"),
-        ("store", "s4://bucket/wine", "artifacts can't be fetched from 's4:' yet"),
+        ("", "s4://bucket/wine", "nothing fetches from 's4:'; there are: abfs, abfss, az, "),
+        ("store", "s4://bucket/wine", "nothing fetches from 's4:'"),
     ],
 )
 def test_a_uri_that_nobody_fetches_is_refused(models_dir, scan_uris, implementation, uri, problem):
@@ -678,3 +679,36 @@ def test_a_uri_of_a_known_store_names_the_plugin_that_is_missing(scan_uris):
 def test_code_that_is_not_there_is_no_uri(scan_uris):
     with pytest.raises(SettingsError, match="there is no such file or folder"):
         scan_uris("nowhere/model.py:Mine")
+
+
+def test_a_link_that_is_served_is_followed_anew_each_time(tmp_path, add_reader):
+    add_reader("text", "*.txt")
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"{place}.txt").write_text(place)
+    (tmp_path / "current").symlink_to("first")
+    (tmp_path / "one.txt").symlink_to("first/first.txt")
+    paths = [tmp_path / "current", tmp_path / "one.txt"]
+    repository = Repository(paths, discover(None))
+    assert [source.name for source in repository.scan(must_exist=True)] == ["first", "one"]
+    for path, target in zip(paths, ("second", "second/second.txt"), strict=True):
+        path.unlink()
+        path.symlink_to(target)
+    shutil.rmtree(tmp_path / "first")
+    found = repository.scan(must_exist=True)
+    assert [(source.name, source.artifact.read_text()) for source in found] == [
+        ("second", "second"),
+        ("one", "second"),
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_a_name_that_is_no_text_is_one_models_matter(tmp_path, add_reader):
+    add_reader("text", "*.txt")
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "good.txt").touch()
+    Path(os.fsdecode(bytes(models) + b"/b\xffd.txt")).touch()
+    bad, good = sorted(Repository([models], discover(None)).scan(), key=lambda each: each.name)
+    assert (bad.name, good.name, good.problem) == ("b\\udcffd", "good", "")
+    assert "no UTF-8" in bad.problem

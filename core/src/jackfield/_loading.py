@@ -6,7 +6,6 @@ are translated here and nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,15 +14,15 @@ import msgspec
 from jackfield._code import import_class
 from jackfield._own_code import load_own_code
 from jackfield._routes import ModelRoute, find_routes
+from jackfield._sources.digest import check_sha256
 from jackfield._threads import ThreadBound
 from jackfield.errors import JackfieldError, ModelLoadError
 from jackfield.messages import ModelMetadata
 from jackfield.runtime import Capabilities, ModelContext, Runtime, RuntimeSpec
-from jackfield.settings import decode_options
+from jackfield.settings import MODEL_FILE, decode_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from prometheus_client import Metric
 
@@ -98,8 +97,9 @@ def _load_untranslated(
     spec, settings = source.spec, source.settings
     if source.problem or spec is None:
         raise ModelLoadError(source.problem or "no runtime was found for it")
-    if settings.parameters.sha256:
-        _check_sha256(source.artifact, settings.parameters.sha256)
+    if sha256 := settings.parameters.sha256:
+        # the settings can't hold their own
+        check_sha256(source.artifact, sha256, without=source.folder / MODEL_FILE)
     context = ModelContext(
         name=source.name,
         version=source.version,
@@ -166,14 +166,3 @@ def _describe(source: ModelSource, derived: object) -> ModelMetadata:
         inputs=settings.inputs or derived.inputs,
         outputs=settings.outputs or derived.outputs,
     )
-
-
-def _check_sha256(artifact: Path | None, expected: str) -> None:
-    if artifact is None or not artifact.is_file():
-        problem = "parameters.sha256 needs an artifact that is one file"
-        raise ModelLoadError(problem)
-    with artifact.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected.lower():
-        problem = f"the SHA-256 of '{artifact}' is {found}, parameters.sha256 says {expected}"
-        raise ModelLoadError(problem)

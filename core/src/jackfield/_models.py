@@ -1,7 +1,6 @@
 """What is live: models by name and version, their states, loading, reloading and unloading.
 
-Owned by one server and used on its event loop. Foreign exceptions of a runtime are translated here
-and nowhere else.
+Owned by one server and used on its event loop.
 """
 
 from __future__ import annotations
@@ -11,57 +10,58 @@ import contextlib
 import dataclasses
 import difflib
 import enum
+import functools
 import logging
-import re
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 
+from jackfield._environments import Running
 from jackfield._loading import Loaded, load_runtime
+from jackfield._model import Model
 from jackfield._monitors import Monitors
-from jackfield._needs import find_cycle, find_needs
-from jackfield._outputs import select_outputs
+from jackfield._needs import find_cycle, find_needs, in_order
 from jackfield._overrides import decode_overrides
-from jackfield._peers import Beside, Peers
-from jackfield._process.proxy import load_in_process
+from jackfield._peers import Peers
+from jackfield._process.hosts import Hosts
+from jackfield._process.proxy import Resolved, load_in_process, resolve_in_host
+from jackfield._samples import rehearse
 from jackfield._scheduling import (
-    NEVER,
     Arrivals,
-    Execution,
-    Scheduler,
+    Turns,
     choose_scheduler,
-    choose_stream,
 )
 from jackfield._statistics import LoadStatistics, ModelStatistics
 from jackfield._tracing import TraceSettings
+from jackfield._trim import trim
+from jackfield._versions import version_key
 from jackfield.errors import (
-    CapacityError,
-    DeadlineError,
-    InvalidRequestError,
     JackfieldError,
     ModelLoadError,
     ModelNotFoundError,
     ModelNotReadyError,
-    OverloadedError,
-    RequestError,
-    RuntimeFailedError,
     ServerNotReadyError,
 )
-from jackfield.messages import InferRequest, InferResponse, ModelMetadata, Timing
-from jackfield.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
-    from jackfield._loading import OwnMetrics
-    from jackfield._monitors import Observer
     from jackfield._repository import ModelSource, Repository
-    from jackfield._routes import ModelRoute
-    from jackfield._threads import ThreadBound
-    from jackfield.runtime import Capabilities, Runtime
+    from jackfield.messages import ModelMetadata
+
+    Place: TypeAlias = Callable[[ModelSource, Callable[[], Loaded]], Loaded]
 
 logger = logging.getLogger("jackfield")
 
@@ -73,6 +73,12 @@ NOT_STARTED = (
 
 #: Models that load at the same time; more would only share the disk and the GIL.
 _LOADERS = 4
+#: Longest that a prepared change waits to be ended, in seconds: who was to end it may be gone.
+HOLD_S = 600.0
+
+
+#: How the reason begins of a version that could not be loaded.
+_FAILED = "failed to load"
 
 
 class ModelState(enum.StrEnum):
@@ -93,425 +99,6 @@ class IndexEntry(msgspec.Struct, frozen=True):
     reason: str
 
 
-#: What a caller is told as it is. Not what a runtime meets as a client of another server, whose
-#: address it may name.
-_TOLD = (RequestError, CapacityError, RuntimeFailedError)
-
-
-class Model:
-    """One loaded model version: admits requests, runs its scheduler, counts."""
-
-    def __init__(
-        self,
-        source: ModelSource,
-        runtime: Runtime,
-        metadata: ModelMetadata,
-        *,
-        scheduler: Scheduler,
-        statistics: ModelStatistics,
-        capabilities: Capabilities,
-        traces: TraceSettings,
-        routes: Sequence[ModelRoute] = (),
-        metrics: OwnMetrics | None = None,
-        bound: ThreadBound | None = None,
-        needs: Sequence[str] = (),
-    ) -> None:
-        self.name = source.name
-        self.version = source.version
-        #: Names of the models that it calls.
-        self.needs = needs
-        self.metadata = metadata
-        self.runtime_name = source.spec.name if source.spec else ""
-        self._runtime = runtime
-        #: Runs its requests; the shells look whether that is a matter of milliseconds.
-        self.scheduler = scheduler
-        self._bound = bound
-        self._stream = choose_stream(runtime, bound)
-        self.streams = self._stream is not None
-        self.reads_headers = capabilities.reads_headers
-        self.is_stateful = capabilities.stateful
-        self._is_row_wise = capabilities.row_wise
-        self.statistics = statistics
-        self._outputs = frozenset(output.name for output in metadata.outputs)
-        self._max_queue = source.settings.max_queue
-        #: Paths that the runtime answers itself.
-        self.routes = routes
-        #: What the runtime counts itself.
-        self.metrics = metrics
-        self._visits = 0
-        self._traces = traces
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._beside = Beside(statistics)
-        #: Who is shown what was answered; streams are not.
-        self.observers: Sequence[Observer] = ()
-        #: What was loaded in its place. Who found this one before may ask it after that: the body
-        #: of its request was still to come.
-        self.successor: Model | None = None
-
-    @overload
-    async def infer(self, request: InferRequest, /) -> InferResponse: ...
-
-    @overload
-    async def infer(self, /, **inputs: object) -> InferResponse: ...
-
-    async def infer(
-        self, request: InferRequest | None = None, /, **inputs: object
-    ) -> InferResponse:
-        """Compute a response.
-
-        Args:
-            request: At least one input; requested outputs are checked against the metadata.
-            inputs: Instead of a request: an array for each input, by the input's name.
-
-        Returns:
-            The runtime's outputs, with the model's name and version and the request's id.
-
-        Raises:
-            DeadlineError: The caller's time is over, or the longest that a call may take.
-            InvalidRequestError: An output is unknown, or the runtime refuses the request.
-            ModelNotReadyError: The runtime does not come back from an earlier call.
-            OverloadedError: `max_queue` requests are held already.
-            RuntimeFailedError: The runtime raised; the log tells what.
-            TypeError: An input is nothing that a tensor can be made of, or there is none.
-
-        Example:
-            ```python
-            response = await server.model("iris").infer(x=[[5.1, 3.5, 1.4, 0.2]])
-            response.arrays["predict"]
-            ```
-        """
-        arrived = perf_counter_ns()
-        if request is None or inputs:
-            request = _request_of(request, inputs)
-        if self.successor is not None:
-            return await self._newest().infer(request)
-        received = request.received_ns or arrived
-        self._admit(request)
-        call = None
-        try:
-            deadline = NEVER
-            if request.parameters or request.deadline_ns:
-                deadline = self._deadline(request, received, arrived)
-            call = self.scheduler.submit(request, arrived, deadline)
-            await call.future
-            response, started, ended, rows, requests = call.execution
-            outputs: Sequence[Tensor] = response.outputs
-            if request.outputs:
-                outputs = select_outputs(request.outputs, outputs, self.metadata)
-        except BaseException as error:
-            if call is not None:
-                self.scheduler.leave(call)
-            self._fail(error, perf_counter_ns() - received)
-            raise
-        finally:
-            self._release()
-        self.statistics.succeeded(received, arrived, started, ended, call.size, rows)
-        if self._traces.is_on:
-            self._trace(request, outputs, arrived=arrived, started=started, ended=ended)
-        timing = Timing(received, arrived, started, ended, rows, requests)
-        answer = InferResponse(
-            outputs, response.parameters, self.name, self.version, request.id, timing
-        )
-        for observer in self.observers:
-            observer.observe(request, answer)
-        return answer
-
-    def infer_here(
-        self, request: InferRequest | None = None, /, **inputs: object
-    ) -> InferResponse | None:
-        """Compute a response in the calling thread, any one but the loop's, for another model.
-
-        It saves two changes of threads, which cost more than a short call. For that nothing else
-        may be under way in this model, and its runtime must be one that any thread may call.
-
-        Args:
-            request: As for `infer`.
-            inputs: As for `infer`.
-
-        Returns:
-            As `infer`; None where that is the way, and nothing has happened.
-
-        Raises:
-            InvalidRequestError: As for `infer`; so do the others there.
-        """
-        arrived = perf_counter_ns()
-        if request is None or inputs:
-            request = _request_of(request, inputs)
-        if self.successor is not None or self._traces.is_on:
-            return None
-        left_ns = request.deadline_ns - arrived if request.deadline_ns else NEVER
-        if request.parameters or not request.inputs:
-            return None
-        if not self.scheduler.fits_here(request, left_ns):
-            return None
-        if request.outputs and self._outputs:
-            self._check_outputs(request)
-        if not self._beside.enter():
-            return None
-        statistics = self.statistics
-        received = request.received_ns or arrived
-        try:
-            # Looked at after it was counted: the loop, which looks first and counts then, may have
-            # let in one that is not seen here, and no more.
-            if statistics.in_flight or statistics.beside > 1 or self._max_queue == 1:
-                return None
-            outcome = self.scheduler.answer_here(request)
-            if not isinstance(outcome, Execution):
-                raise outcome
-            response, started, ended, rows, requests = outcome
-            outputs: Sequence[Tensor] = response.outputs
-            if request.outputs:
-                outputs = select_outputs(request.outputs, outputs, self.metadata)
-        except BaseException as error:
-            self._fail(error, perf_counter_ns() - received)
-            raise
-        finally:
-            self._beside.leave()
-        statistics.succeeded(received, arrived, started, ended, rows)
-        timing = Timing(received, arrived, started, ended, rows, requests)
-        return InferResponse(
-            outputs, response.parameters, self.name, self.version, request.id, timing
-        )
-
-    @overload
-    def stream(self, request: InferRequest, /) -> AsyncGenerator[InferResponse, None]: ...
-
-    @overload
-    def stream(self, /, **inputs: object) -> AsyncGenerator[InferResponse, None]: ...
-
-    async def stream(
-        self, request: InferRequest | None = None, /, **inputs: object
-    ) -> AsyncGenerator[InferResponse, None]:
-        """Compute responses one after another; one alone where the runtime does not stream.
-
-        Args:
-            request: As for `infer`.
-            inputs: As for `infer`.
-
-        Yields:
-            Responses, each with the model's name and version and the request's id. Closing the
-            generator, or cancelling its task, ends the runtime's work.
-
-        Raises:
-            InvalidRequestError: As for `infer`; so do the others there.
-        """
-        if request is None or inputs:
-            request = _request_of(request, inputs)
-        if self.successor is not None:
-            async with contextlib.aclosing(self._newest().stream(request)) as responses:
-                async for response in responses:
-                    yield response
-            return
-        if self._stream is None:
-            yield await self.infer(request)
-            return
-        arrived = perf_counter_ns()
-        self._admit(request)
-        outputs: Sequence[Tensor] = ()
-        try:
-            async with contextlib.aclosing(self._stream(request)) as responses:
-                async for response in responses:
-                    if not isinstance(response, InferResponse):
-                        raise _no_response("stream yielded", response)
-                    outputs = response.outputs
-                    # one without any tells of progress
-                    if request.outputs and outputs:
-                        outputs = select_outputs(request.outputs, outputs, self.metadata)
-                    yield InferResponse(
-                        outputs, response.parameters, self.name, self.version, request.id
-                    )
-        except BaseException as error:  # GeneratorExit too: a caller who leaves has no answer
-            self._fail(error, perf_counter_ns() - (request.received_ns or arrived))
-            raise
-        finally:
-            self._release()
-        ended = perf_counter_ns()
-        size = shape[0] if self._is_row_wise and (shape := request.inputs[0].shape) else 1
-        self.statistics.executed(requests=1, rows=size, ns=ended - arrived, waiting=0)
-        received = request.received_ns or arrived
-        self.statistics.succeeded(received, arrived, arrived, ended, size)
-        if self._traces.is_on:
-            self._trace(request, outputs, arrived=arrived, started=arrived, ended=ended)
-
-    def _newest(self) -> Model:
-        model = self
-        while model.successor is not None:
-            model = model.successor
-        return model
-
-    @property
-    def problem(self) -> str:
-        """Why it can't answer now, although it is loaded; empty when it can."""
-        return self.scheduler.problem or str(getattr(self._runtime, "problem", ""))
-
-    def _admit(self, request: InferRequest) -> None:
-        """Let a request in, or refuse it."""
-        if not request.inputs:  # the shells refuse it earlier
-            raise InvalidRequestError(
-                "inputs", expected="at least one", found="none", model=self.name
-            )
-        if request.outputs and self._outputs:
-            self._check_outputs(request)
-        statistics = self.statistics
-        if statistics.in_flight + statistics.beside >= self._max_queue:
-            statistics.rejected_count += 1
-            raise OverloadedError(self.name, limit=self._max_queue)
-        statistics.in_flight += 1
-        self._idle.clear()
-
-    def _deadline(self, request: InferRequest, received: int, arrived: int) -> int:
-        """Find when the caller's time is over: by the transport, or by `timeout`."""
-        deadline = request.deadline_ns or NEVER
-        timeout_us = request.parameters.get("timeout", 0)
-        if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-            raise InvalidRequestError(
-                "parameters.timeout",
-                expected="an integer of 0 or more, in microseconds",
-                found=repr(timeout_us),
-                model=self.name,
-            )
-        if timeout_us:
-            deadline = min(deadline, received + timeout_us * 1000)
-        if deadline <= arrived:
-            raise DeadlineError(self.name, timeout_s=(deadline - received) * 1e-9)
-        return deadline
-
-    def _release(self) -> None:
-        self.statistics.in_flight -= 1
-        if not self.statistics.in_flight and not self._visits:
-            self._idle.set()
-
-    @contextlib.contextmanager
-    def visit(self) -> Iterator[None]:
-        """Keep the runtime while one of its own routes answers; that is no inference.
-
-        Raises:
-            OverloadedError: `max_queue` of them are under way already.
-        """
-        if self._visits >= self._max_queue:
-            raise OverloadedError(self.name, limit=self._max_queue)
-        self._visits += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._visits -= 1
-            if not self.statistics.in_flight and not self._visits:
-                self._idle.set()
-
-    def _fail(self, error: BaseException, ns: int) -> None:
-        """Count a failure; raise what the caller may know of it instead."""
-        self.statistics.failed(ns, _outcome(error))
-        self.translate(error)
-
-    def translate(self, error: BaseException) -> None:
-        """Raise what the caller may know of what a runtime raised, where that is something else."""
-        if isinstance(error, InvalidRequestError) and not error.model:
-            raise error.for_model(self.name) from error
-        # the seam where foreign code runs: whatever it raises is logged here and told to nobody;
-        # SystemExit, if let through, would end the event loop
-        if isinstance(error, Exception | SystemExit) and not isinstance(error, _TOLD):
-            logger.error("model '%s' %s failed", self.name, self.version, exc_info=error)
-            raise RuntimeFailedError(self.name, self.version) from error
-
-    def _trace(
-        self,
-        request: InferRequest,
-        outputs: Sequence[Tensor],
-        *,
-        arrived: int,
-        started: int,
-        ended: int,
-    ) -> None:
-        self._traces.trace(
-            self.name,
-            self.version,
-            request=request,
-            outputs=outputs,
-            received=request.received_ns or arrived,
-            arrived=arrived,
-            started=started,
-            ended=ended,
-        )
-
-    def _check_outputs(self, request: InferRequest) -> None:
-        for index, output in enumerate(request.outputs):
-            if output.name not in self._outputs:
-                raise InvalidRequestError(
-                    f"outputs[{index}].name",
-                    expected=f"one of {', '.join(sorted(self._outputs))}",
-                    found=f"'{output.name}'",
-                    model=self.name,
-                )
-
-    async def close(self, timeout_s: float | None = None) -> None:
-        """Wait for the requests in flight, then free the runtime.
-
-        Args:
-            timeout_s: The longest wait; None waits for all. A runtime that is still in use then is
-                not freed.
-        """
-        for observer in self.observers:
-            observer.close()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._beside.close()
-                await self._idle.wait()
-                await self.scheduler.drain()
-        except TimeoutError:
-            logger.warning(
-                "model '%s' %s: requests did not end within %g s",
-                self.name,
-                self.version,
-                timeout_s,
-            )
-            self.scheduler.close()
-            return
-        self.scheduler.close()
-        # a thread of its own name: those of the loop are waited for without end when it closes
-        closer = ThreadPoolExecutor(1, thread_name_prefix="jackfield-close")
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().run_in_executor(closer, self._runtime.close)
-        except TimeoutError:
-            logger.warning("model '%s' %s did not close in time", self.name, self.version)
-        # foreign code: a runtime that fails to free itself must not keep others from closing
-        except (Exception, SystemExit):
-            logger.exception("model '%s' %s failed to close", self.name, self.version)
-        finally:
-            if self._bound is not None:
-                closer.submit(self._bound.close)
-            closer.shutdown(wait=False)
-
-
-def _outcome(error: BaseException) -> str:
-    """Name a failure for the statistics."""
-    if isinstance(error, DeadlineError):
-        return "deadline"
-    if isinstance(error, RequestError):
-        return "invalid"
-    if isinstance(error, CapacityError):
-        return "unavailable"
-    # a caller who leaves a stream closes its generator
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "cancelled"
-    return "failure"
-
-
-def _no_response(what: str, found: object) -> TypeError:
-    message = f"{what} {type(found).__name__}, not InferResponse"
-    return TypeError(message)
-
-
-def _request_of(request: InferRequest | None, inputs: Mapping[str, object]) -> InferRequest:
-    """Make a request of arrays."""
-    if request is not None or not inputs:
-        message = "expected one request, or inputs by their names"
-        raise TypeError(message)
-    return InferRequest([Tensor.from_array(name, array) for name, array in inputs.items()])
-
-
 def _nothing() -> None:
     """Do nothing."""
 
@@ -526,19 +113,88 @@ class _Entry:
     model: Model | None = None
 
 
+class _Built(NamedTuple):
+    """A model version that was loaded beside what serves."""
+
+    source: ModelSource
+    model: Model
+    #: What its load took.
+    seconds: float
+
+
+class Change:
+    """A load that is prepared: what could fail is behind it, and nothing that serves has changed.
+
+    Other loads and unloads of the model wait until it is ended: by `commit`, by `abort`, or by
+    itself when its time is over.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        swap: Callable[[], None],
+        discard: Callable[[], Awaitable[None]],
+        ended: Callable[[Change], None],
+    ) -> None:
+        #: The model.
+        self.name = name
+        self._swap = swap
+        self._discard = discard
+        self._ended = ended
+        self._problem = ""
+
+    async def commit(self) -> None:
+        """Let all versions take the place of what served; what they replace is freed on its own.
+
+        Raises:
+            ModelNotReadyError: The change was ended before, or its time was over.
+        """
+        if self._problem:
+            raise ModelNotReadyError(self.name, reason=self._problem)
+        self._problem = "its change was made already"
+        swap = self._take()[0]
+        try:
+            swap()
+        finally:
+            self._ended(self)
+
+    async def abort(self, reason: str = "its change was given up") -> None:
+        """Free what was loaded, and leave all as it was; nothing happens where it was ended."""
+        if self._problem:
+            return
+        self._problem = reason
+        discard = self._take()[1]
+        try:
+            await discard()
+        finally:
+            self._ended(self)
+
+    def _take(self) -> tuple[Callable[[], None], Callable[[], Awaitable[None]]]:
+        """Take what ends the change, and with it the models: who keeps the change keeps none."""
+        taken = self._swap, self._discard
+        del self._swap, self._discard
+        return taken
+
+
 class Models:
     """All models of one server.
 
     Args:
         repository: Where they come from.
         threads: What a framework's pools may use for one call, where a model's settings don't say.
+        tries_samples: Whether a model that was loaded has to answer its samples.
     """
 
-    def __init__(self, repository: Repository, *, threads: int = 1) -> None:
+    def __init__(
+        self, repository: Repository, *, threads: int = 1, tries_samples: bool = True
+    ) -> None:
         self._repository = repository
         self._threads = threads
+        self._tries_samples = tries_samples
         self.traces = TraceSettings()
         self.arrivals = Arrivals()
+        self.turns = Turns()
         self.loads = LoadStatistics()
         self._monitors = Monitors(self.get)
         self._entries: dict[str, dict[str, _Entry]] = {}
@@ -552,11 +208,21 @@ class Models:
         self.paths: dict[str, Model] = {}
         # a lock is kept while somebody holds it or waits: names come from callers
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        #: Prepared and not ended; each with what ends it when its time is over.
+        self._changes: dict[Change, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        #: The processes of models that run in others.
+        self._hosts = Hosts()
+        #: What makes environments for loads that are under way, by model.
+        self._making: dict[str, set[Running]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
         self._opened = False
         self._started = False
         self._closed = False
+        self._loads_all = True
+        #: Decides, where there are several workers, in which of them a model is loaded: gets the
+        #: model and what loads it here, in a thread.
+        self.place: Place | None = None
 
     # ---- the request's path ----
 
@@ -576,7 +242,7 @@ class Models:
             raise self._absent(name, version)
         return model
 
-    def _get_peer(self, name: str, version: str) -> Model:
+    def get_peer(self, name: str, version: str) -> Model:
         """Get a model for another one, whose last requests may still need it when all close."""
         return self._draining.get((name, version)) or self.get(name, version)
 
@@ -605,10 +271,19 @@ class Models:
         if not self._opened:
             return NOT_STARTED
         if not self._started:
-            return "models are loading"
+            return "; ".join(["models are loading", *self._hold_ups()])
         if entries and not self._serving:
             return "no model is ready"
         return ""
+
+    def _hold_ups(self) -> list[str]:
+        """List what keeps models that are loading."""
+        return [
+            f"model '{name}': {entry.reason}"
+            for name, versions in self._entries.items()
+            for entry in versions.values()
+            if entry.state is ModelState.LOADING and entry.reason
+        ]
 
     def names(self) -> list[str]:
         """List the models that serve."""
@@ -665,6 +340,35 @@ class Models:
             raise error
         return IndexEntry(name, version, ModelState.UNAVAILABLE, str(error))
 
+    def require(self, name: str) -> None:
+        """Refuse a name that no model has.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ServerNotReadyError: The server was not started.
+        """
+        if name not in self._entries:
+            raise self._absent(name, "")
+
+    async def list_wanted(self) -> list[str]:
+        """List the models that serve or failed to load, and those that are new on disk.
+
+        Those that others need come first.
+
+        Raises:
+            SettingsError: A folder served is gone.
+        """
+        wanted = {
+            name
+            for name, versions in self._entries.items()
+            if any(entry.model or entry.reason.startswith(_FAILED) for entry in versions.values())
+        }
+        needs: dict[str, list[str]] = {name: [] for name in wanted}
+        for source in await self._scan(must_exist=True):
+            if source.name in wanted or (self._loads_all and source.name not in self._entries):
+                needs.setdefault(source.name, []).extend(find_needs(source))
+        return in_order(needs)
+
     async def index(self) -> list[IndexEntry]:
         """List all model versions, those on disk that were never loaded included."""
         sources = await self._scan()
@@ -697,31 +401,39 @@ class Models:
             self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="jackfield-load")
         self._opened, self._started, self._closed = True, False, False
 
-    async def start(self, *, load: bool = True) -> None:
+    async def start(
+        self, *, load: bool = True, asked: Mapping[str, Mapping[str, object] | None] | None = None
+    ) -> None:
         """Load every model; one that fails is UNAVAILABLE with its reason.
 
         Args:
             load: False only notes which models there are.
+            asked: What callers have asked of models before, for a process that takes another's
+                place: the parameters of the last load by model, None for one that was unloaded.
         """
-        sources = await self._scan()
-        for source in sources:
+        asked = asked or {}
+        by_name: dict[str, list[ModelSource]] = {}
+        for source in await self._scan():
             _warn(source)
-            entry = self._note(source)
-            if not load:
-                entry.state, entry.reason = ModelState.UNAVAILABLE, "not loaded"
-        if load:
-            loads: dict[str, list[asyncio.Task[str]]] = {}
-            for source in sources:
-                task = asyncio.ensure_future(self._load(source, after=loads))
-                loads.setdefault(source.name, []).append(task)
-            await asyncio.gather(*(task for tasks in loads.values() for task in tasks))
+            entry, parameters = self._note(source), asked.get(source.name, {} if load else None)
+            if parameters is None:
+                reason = "unloaded" if source.name in asked else "not loaded"
+                entry.state, entry.reason = ModelState.UNAVAILABLE, reason
+                continue
+            overrides = decode_overrides(parameters, source.name)
+            by_name.setdefault(source.name, []).append(_override(source, overrides))
+        loads: dict[str, asyncio.Task[None]] = {}
+        for name, versions in by_name.items():
+            loads[name] = asyncio.ensure_future(self._load_first(name, versions, after=loads))
+        await asyncio.gather(*loads.values())
+        self._loads_all = load
         self._started = True
 
     async def load(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
         """Load a model as it lies on disk now: all its versions, new, changed and old.
 
-        Versions that are gone from the disk are unloaded. A version that serves goes on until its
-        successor is ready, and stays if that fails.
+        All of them take the place of what served at once, or none does. Versions that are gone
+        from the disk are unloaded.
 
         Args:
             name: The model.
@@ -733,53 +445,165 @@ class Models:
             ModelNotReadyError: A version failed to load; the reason is told.
             ServerNotReadyError: The server was not started.
         """
+        change = await self.prepare(name, parameters)
+        await change.commit()
+
+    async def prepare(
+        self, name: str, parameters: Mapping[str, object] | None = None, *, hold_s: float = HOLD_S
+    ) -> Change:
+        """Load a model beside what serves of it, for a swap that can't fail.
+
+        Args:
+            name: The model.
+            parameters: As for `load`.
+            hold_s: Seconds after which the change is given up if nobody ends it.
+
+        Returns:
+            What makes the change, or gives it up. One of a model is under way at a time: another
+            one waits.
+
+        Raises:
+            InvalidRequestError: As for `load`; so do the others there. Nothing has changed then but
+                the reasons that the index gives.
+        """
         if not self._opened:
             raise ServerNotReadyError(NOT_STARTED)
-        async with self._lock(name):
-            found = await self._scan()
-            sources = [source for source in found if source.name == name]
-            if not sources:
-                names = {source.name for source in found}
-                raise ModelNotFoundError(name, close=_lookalikes(name, names))
-            overrides = decode_overrides(parameters or {}, name)
-            sources = [_override(source, overrides) for source in sources]
-            for source in sources:
-                _warn(source)
-            problems = await asyncio.gather(*(self._load(source) for source in sources))
-            gone = set(self._entries[name]) - {source.version for source in sources}
-            for version in gone:
-                self._retire(self._entries[name].pop(version).model)
-            self._route(name)
+        lock = self._lock(name)
+        with self._make_for(name) as making:
+            await lock.acquire()
+            try:
+                sources = await self._find(name, parameters or {})
+                entries, before = self._entries, self._states(name)
+                built = await self._build_all(name, sources, making)
+            except BaseException:
+                lock.release()
+                # what the error still holds is freed when it was dealt with
+                asyncio.get_running_loop().call_soon(self._freed)
+                raise
+
+        async def discard() -> None:
+            self._restore(name, before, entries)
+            freeing = self._free([each.model for each in built])
+            built.clear()
+            await freeing
+            self._freed()
+
+        def end(change: Change) -> None:
+            self._changes.pop(change).cancel()
+            lock.release()
+
+        change = Change(name, swap=lambda: self._swap(name, built), discard=discard, ended=end)
+        loop = asyncio.get_running_loop()
+        self._changes[change] = loop.call_later(hold_s, self._expire, change, hold_s)
+        return change
+
+    def _expire(self, change: Change, hold_s: float) -> None:
+        reason = f"its change was prepared and not ended within {hold_s:g} s"
+        logger.warning("model '%s': %s", change.name, reason)
+        self._follow(change.abort(reason))
+
+    async def _find(self, name: str, parameters: Mapping[str, object]) -> list[ModelSource]:
+        """Find the versions of a model on disk, some of their settings overridden."""
+        found = await self._scan(refresh=True)
+        sources = [source for source in found if source.name == name]
+        if not sources:
+            names = {source.name for source in found}
+            raise ModelNotFoundError(name, close=_lookalikes(name, names))
+        overrides = decode_overrides(parameters, name)
+        sources = [_override(source, overrides) for source in sources]
+        for source in sources:
+            _warn(source)
+        return sources
+
+    async def _build_all(
+        self, name: str, sources: Sequence[ModelSource], making: Running
+    ) -> list[_Built]:
+        """Load versions of a model beside what serves: all of them, or none.
+
+        Raises:
+            ModelNotReadyError: One failed, or the server stops.
+        """
+        entries, before = self._entries, self._states(name)
+        for source in sources:
+            self._announce(source)
+        builds = [asyncio.ensure_future(self._build(source, {}, making)) for source in sources]
+        are_all_built = False
+        try:
+            results = await asyncio.gather(*builds, return_exceptions=True)
+            if self._closed or entries is not self._entries:
+                raise ModelNotReadyError(name, reason="the server stops")
+            built = [each for each in results if isinstance(each, _Built)]
+            if are_all_built := len(built) == len(sources):
+                return built
+        finally:
+            if not are_all_built:
+                self._restore(name, before, entries)
+                done = [each for each in builds if not each.cancelled() and not each.exception()]
+                await self._free([each.result().model for each in done])
+        reasons = [
+            f"version {source.version} {reason}" if source.version else reason
+            for source, result in zip(sources, results, strict=True)
+            if isinstance(result, BaseException) and (reason := self._failed(source, result))
+        ]
+        if built:
+            reasons.append("no version has changed: mend that, or leave it out by 'version_policy'")
+        raise ModelNotReadyError(name, reason="; ".join(reasons))
+
+    def _swap(self, name: str, built: Sequence[_Built]) -> None:
+        """Let versions take the place of all that there was of a model."""
+        for version in set(self._entries[name]) - {each.source.version for each in built}:
+            self._retire(self._entries[name].pop(version).model)
+        for each in built:
+            self._put(each)
+        self._route(name)
         self.on_change()
-        if any(problems):
-            reasons = "; ".join(problem for problem in problems if problem)
-            raise ModelNotReadyError(name, reason=reasons)
+
+    def _put(self, built: _Built) -> None:
+        """Let one version take its place; `_route` has to follow."""
+        source, model, seconds = built
+        self.loads.succeeded(source.name, source.version, seconds)
+        entry = self._note(source)
+        old, entry.source, entry.model = entry.model, source, model
+        entry.state, entry.reason = ModelState.READY, ""
+        if old is not None:
+            old.successor = model
+        self._retire(old)
 
     async def unload(self, name: str) -> None:
         """Unload all versions of a model, when their requests in flight are answered.
 
+        A load that is under way is waited for, unless its environment is still being made.
+
         Raises:
             ModelNotFoundError: There is none.
         """
+        self.give_up(name)
         async with self._lock(name):
             versions = self._entries.get(name)
             if versions is None:
                 raise self._absent(name, "")
-            models = [entry.model for entry in versions.values() if entry.model]
+            freeing = self._free([entry.model for entry in versions.values() if entry.model])
             for entry in versions.values():
                 entry.state, entry.reason, entry.model = ModelState.UNLOADING, "", None
             self._route(name)
-            for model in [model for model in models if model.problem]:
-                models.remove(model)
-                self._retire(model)  # its call may never end
-            await asyncio.gather(*(model.close() for model in models))
+            await freeing
             for entry in versions.values():
                 entry.state, entry.reason = ModelState.UNAVAILABLE, "unloaded"
-        self.on_change()
+            if not self._closed and name not in {source.name for source in await self._scan()}:
+                self._entries.pop(name, None)
+        self._freed()
+
+    def give_up(self, name: str) -> None:
+        """End the loads of a model whose environment is still being made."""
+        for making in self._making.get(name, ()):
+            making.stop("given up, since the model is unloaded")
 
     async def close(self, timeout_s: float) -> None:
         """Unload everything; requests in flight have `timeout_s` seconds to end."""
         self._closed = True
+        for makings in self._making.values():
+            for making in makings:
+                making.stop()
         entries = [entry for versions in self._entries.values() for entry in versions.values()]
         self._draining = dict(self._serving)
         self._serving.clear()
@@ -787,6 +611,7 @@ class Models:
         models = [entry.model for entry in entries if entry.model is not None]
         for entry in entries:
             entry.state, entry.reason, entry.model = ModelState.UNLOADING, "the server stops", None
+        changes = [asyncio.ensure_future(each.abort("the server stops")) for each in self._changes]
         deadline, left_s = asyncio.get_running_loop().time() + timeout_s, timeout_s
         while models:  # who calls others goes before them
             needed = {need for model in models for need in model.needs}
@@ -795,57 +620,110 @@ class Models:
             models = [model for model in models if model not in first]
             left_s = max(0.0, deadline - asyncio.get_running_loop().time())
         self._draining = {}
-        if self._closing:  # versions that were replaced; one may hang in its runtime
-            await asyncio.wait([*self._closing], timeout=timeout_s)
+        # versions that were replaced, or never served; one may hang in its runtime
+        if closing := [*self._closing, *changes]:
+            await asyncio.wait(closing, timeout=timeout_s)
+        await asyncio.to_thread(self._hosts.close)  # of models that did not end in time
         self.traces.close()
         self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _make_for(self, name: str) -> Iterator[Running]:
+        """Give what makes environments for one load, and end it with the load."""
+        making, others = Running(), self._making.setdefault(name, set())
+        others.add(making)
+        try:
+            yield making
+        finally:
+            making.stop("its load was given up")  # where it was cancelled
+            others.discard(making)
+            if not others:
+                self._making.pop(name, None)
 
     def _note(self, source: ModelSource) -> _Entry:
         """Get the entry of a version, or make one."""
         versions = self._entries.setdefault(source.name, {})
         return versions.setdefault(source.version, _Entry(source))
 
-    async def _load(
-        self, source: ModelSource, after: Mapping[str, Sequence[asyncio.Task[str]]] | None = None
-    ) -> str:
-        """Load one version beside what serves, and swap.
-
-        Args:
-            source: The model version.
-            after: Loads that are under way, by model name: it waits for those of what it needs.
-
-        Returns:
-            The problem; empty if there is none.
-        """
-        entry, entries = self._note(source), self._entries
+    def _announce(self, source: ModelSource) -> None:
+        """Say of a version that does not serve that it is loading."""
+        entry = self._note(source)
         if entry.model is None:
             entry.state, entry.reason = ModelState.LOADING, ""
-        try:
-            needs = await self._await_needs(source, after or {})
-            started = perf_counter_ns()
-            model = await self._build(source, needs)
-        except ModelLoadError as error:
-            self.loads.failed(source.name, source.version)
-            logger.error("model '%s' %s: %s", source.name, source.version, error)
-            if entry.model is None:
-                entry.state = ModelState.UNAVAILABLE
-            entry.reason = f"failed to load: {error}"
-            return entry.reason
-        seconds = (perf_counter_ns() - started) * 1e-9
-        self.loads.succeeded(source.name, source.version, seconds)
+
+    def _failed(self, source: ModelSource, error: BaseException) -> str:
+        """Tell why a version was not loaded; one that serves goes on."""
+        if not isinstance(error, ModelLoadError):
+            raise error
+        self.loads.failed(source.name, source.version)
+        logger.error("model '%s' %s: %s", source.name, source.version, error)
+        entry = self._note(source)
+        if entry.model is None:
+            entry.state = ModelState.UNAVAILABLE
+        entry.reason = f"{_FAILED}: {error}"
+        return entry.reason
+
+    def _states(self, name: str) -> dict[str, tuple[ModelState, str]]:
+        entries = self._entries.get(name, {})
+        return {version: (entry.state, entry.reason) for version, entry in entries.items()}
+
+    def _restore(
+        self,
+        name: str,
+        states: Mapping[str, tuple[ModelState, str]],
+        entries: dict[str, dict[str, _Entry]],
+    ) -> None:
+        """Say of a model what was said before a change that is given up."""
         if self._closed or entries is not self._entries:
-            await model.close()
-            return "the server stops"
-        old, entry.source, entry.model = entry.model, source, model
-        entry.state, entry.reason = ModelState.READY, ""
-        self._route(source.name)
-        if old is not None:
-            old.successor = model
-        self._retire(old)
-        return ""
+            return
+        versions = entries.get(name, {})
+        for version in [*versions]:
+            if version in states:
+                versions[version].state, versions[version].reason = states[version]
+            else:
+                del versions[version]
+        if not versions:
+            entries.pop(name, None)
+
+    async def _free(self, models: Sequence[Model]) -> None:
+        """Free models that no path reaches; those whose calls may never end are not waited for."""
+        for model in models:
+            if model.problem:
+                self._retire(model)
+        await asyncio.gather(*(model.close() for model in models if not model.problem))
+
+    async def _load_first(
+        self, name: str, sources: Sequence[ModelSource], after: Mapping[str, asyncio.Task[None]]
+    ) -> None:
+        """Load the versions of a model at the server's start, each for itself.
+
+        Args:
+            name: The model.
+            sources: Its versions.
+            after: Loads that are under way, by model name: it waits for those of what it needs.
+        """
+
+        async def load(source: ModelSource, making: Running) -> None:
+            self._announce(source)
+            entries = self._entries
+            try:
+                built = await self._build(source, after, making)
+            except ModelLoadError as error:
+                if not self._closed and entries is self._entries:
+                    self._failed(source, error)
+                return
+            if self._closed or entries is not self._entries:
+                await built.model.close()
+                return
+            self._put(built)
+            self._route(name)
+
+        with self._make_for(name) as making:
+            async with self._lock(name):
+                await asyncio.gather(*(load(source, making) for source in sources))
 
     async def _await_needs(
-        self, source: ModelSource, loads: Mapping[str, Sequence[asyncio.Task[str]]]
+        self, source: ModelSource, loads: Mapping[str, asyncio.Task[None]]
     ) -> Sequence[str]:
         """Wait until all that a model needs serves; returns their names.
 
@@ -863,19 +741,87 @@ class Models:
             way = " -> ".join(f"'{name}'" for name in cycle)
             raise ModelLoadError(f"models need each other, so that none can be loaded: {way}")
         for need in needs:
-            if tasks := loads.get(need):
-                await asyncio.wait(tasks)
+            if load := loads.get(need):
+                await asyncio.wait([load])
             try:
                 self.get(need)
             except JackfieldError as error:
                 raise ModelLoadError(f"it needs the model '{need}': {error}") from error
         return needs
 
-    async def _build(self, source: ModelSource, needs: Sequence[str]) -> Model:
+    async def _build(
+        self, source: ModelSource, after: Mapping[str, asyncio.Task[None]], making: Running
+    ) -> _Built:
+        """Load one version beside what serves.
+
+        Args:
+            source: The version.
+            after: Loads that are under way, by model name: it waits for those of what it needs.
+            making: What makes its environment, where it has one.
+
+        Raises:
+            ModelLoadError: It can't be served, whatever the reason.
+        """
+        try:
+            return await self._build_untranslated(source, after, making)
+        except ModelLoadError:
+            raise
+        # one model's matter: the others load and serve
+        except Exception as error:
+            if self._closed:
+                problem = "the server stops"
+                raise ModelLoadError(problem) from error
+            logger.exception("model '%s' %s failed to load", source.name, source.version)
+            is_ours = isinstance(error, JackfieldError)
+            problem = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            raise ModelLoadError(problem) from error
+
+    async def _build_untranslated(
+        self, source: ModelSource, after: Mapping[str, asyncio.Task[None]], making: Running
+    ) -> _Built:
+        if source.remote:
+            loop = asyncio.get_running_loop()
+            source = await loop.run_in_executor(self._loaders, self._repository.fetch, source)
+        async with self._resolved(source, making) as found:
+            needs = await self._await_needs(found, after)
+            started = perf_counter_ns()
+            model = await self._construct(found, needs)
+            return _Built(found, model, (perf_counter_ns() - started) * 1e-9)
+
+    @contextlib.asynccontextmanager
+    async def _resolved(self, source: ModelSource, making: Running) -> AsyncIterator[ModelSource]:
+        """Find the runtime of a model that has an environment of its own, in there.
+
+        Raises:
+            ModelLoadError: There is none, or the environment can't be made.
+        """
+        if source.settings.own_environment is None or source.problem:
+            yield source
+            return
+        loop, entry = asyncio.get_running_loop(), self._note(source)
+        resolving = self._loaders.submit(resolve_in_host, source, self._hosts, loop, making)
+        if entry.model is None:
+            entry.reason = "its environment is being prepared"
+        try:
+            found = await asyncio.wrap_future(resolving)
+        except asyncio.CancelledError:
+            resolving.add_done_callback(_leave_unused)
+            raise
+        if entry.model is None:
+            entry.reason = ""
+            entry.source = found.source  # for others, which look whom this one needs
+        try:
+            yield found.source
+        finally:
+            await asyncio.to_thread(found.leave)
+
+    async def _construct(self, source: ModelSource, needs: Sequence[str]) -> Model:
         threads = source.settings.threads or self._threads
         loop = asyncio.get_running_loop()
-        peers = Peers(self._get_peer, loop)
-        loading = self._loaders.submit(_load_somewhere, source, threads, loop, peers)
+        peers = Peers(self.get_peer, loop)
+        loading = self._loaders.submit(
+            _load_somewhere, source, threads, self._hosts, loop, peers, self.place
+        )
         try:
             loaded = await asyncio.wrap_future(loading)
         except asyncio.CancelledError:
@@ -892,9 +838,6 @@ class Models:
                 statistics=statistics,
                 arrivals=self.arrivals,
                 bound=loaded.bound,
-            )
-            observers = self._monitors.create(
-                source.name, source.version, source.settings.monitors, loaded.metadata
             )
         except ModelLoadError:
             await asyncio.to_thread(loaded.runtime.close)
@@ -914,20 +857,42 @@ class Models:
             bound=loaded.bound,
             needs=needs,
         )
-        model.observers = observers
+        try:
+            if self._tries_samples and await rehearse(
+                model.infer, source, model.metadata, is_stateful=model.is_stateful
+            ):
+                statistics.clear()
+            model.observers = self._monitors.create(
+                source.name, source.version, source.settings.monitors, model.metadata
+            )
+        except ModelLoadError:
+            await self._free([model])
+            raise
+        except BaseException:
+            self._retire(model)  # its call may go on
+            raise
         return model
 
     def _retire(self, model: Model | None) -> None:
         """Let a version that no path reaches answer its requests in flight, then free it."""
         if model is not None:
-            task = asyncio.ensure_future(model.close())
-            self._closing.add(task)
-            task.add_done_callback(self._retired)
+            self._follow(model.close())
+
+    def _follow(self, work: Coroutine[None, None, None]) -> None:
+        """Do what frees memory out of everybody's way."""
+        task = asyncio.ensure_future(work)
+        self._closing.add(task)
+        task.add_done_callback(self._retired)
 
     def _retired(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
+        self._freed()
+
+    def _freed(self) -> None:
+        """Tell that models have gone, and let the system have their memory."""
         if not self._closed:
             self.on_change()
+            self._loaders.submit(trim)
 
     def _route(self, name: str) -> None:
         """Work out anew which version each path of a model goes to."""
@@ -950,9 +915,9 @@ class Models:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _scan(self) -> list[ModelSource]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loaders, self._repository.scan)
+    async def _scan(self, *, refresh: bool = False, must_exist: bool = False) -> list[ModelSource]:
+        scan = functools.partial(self._repository.scan, refresh=refresh, must_exist=must_exist)
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, scan)
 
 
 def _line(
@@ -962,24 +927,6 @@ def _line(
     if model is not None and model.problem:
         return IndexEntry(name, version, ModelState.UNAVAILABLE, model.problem)
     return IndexEntry(name, version, state, reason)
-
-
-def version_key(version: str) -> tuple[object, ...]:
-    """Order versions as numbers: ``v10`` after ``v3``, ``1.0.0-rc1`` before ``1.0.0``.
-
-    Source: Semantic Versioning 2.0, section 11, with missing parts allowed.
-    """
-    release, _, pre = version.removeprefix("v").partition("-")
-    # a word stands before a number as a release ("blue" < "1"), and after one in a pre-release
-    return _tokens(release, numbers_last=True), not pre, _tokens(pre, numbers_last=False)
-
-
-def _tokens(text: str, *, numbers_last: bool) -> tuple[tuple[bool, int, str], ...]:
-    parts = re.findall(r"\d+|[^\d.]+", text)
-    return tuple(
-        (part.isdecimal() is numbers_last, int(part) if part.isdecimal() else 0, part)
-        for part in parts
-    )
 
 
 #: Comparing takes time that grows with the square of the length, in characters.
@@ -1002,12 +949,27 @@ def _warn(source: ModelSource) -> None:
 
 
 def _load_somewhere(
-    source: ModelSource, threads: int, loop: asyncio.AbstractEventLoop, peers: Peers
+    source: ModelSource,
+    threads: int,
+    hosts: Hosts,
+    loop: asyncio.AbstractEventLoop,
+    peers: Peers,
+    place: Place | None,
 ) -> Loaded:
-    """Load in this thread, or in a process of the model's own."""
-    if source.settings.scheduler == "process":
-        return load_in_process(source, loop, threads=threads)
-    return load_runtime(source, threads=threads, find_model=peers.model)
+    """Load in this thread, in another process, or where `place` has it."""
+
+    def load() -> Loaded:
+        if source.settings.is_isolated:
+            return load_in_process(source, hosts, loop, threads=threads, find_peer=peers.find)
+        return load_runtime(source, threads=threads, find_model=peers.model)
+
+    return load() if place is None else place(source, load)
+
+
+def _leave_unused(resolving: Future[Resolved]) -> None:
+    """Let go of the host that was found for a load that was given up; runs in its thread."""
+    if not resolving.cancelled() and resolving.exception() is None:
+        resolving.result().leave()
 
 
 def _close_unused(loading: Future[Loaded]) -> None:

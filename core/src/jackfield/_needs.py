@@ -31,6 +31,27 @@ def find_needs(source: ModelSource) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*settings.needs, *found]))
 
 
+def in_order(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Order models so that those which others need come first, by name otherwise.
+
+    Args:
+        needs: Model name -> the models that it needs.
+    """
+    ordered: dict[str, None] = {}
+    open_names: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in needs and name not in open_names:
+            open_names.add(name)
+            for need in sorted(needs[name]):
+                add(need)
+            ordered[name] = None
+
+    for name in sorted(needs):
+        add(name)
+    return list(ordered)
+
+
 def find_cycle(needs: Mapping[str, Sequence[str]], name: str) -> list[str]:
     """Find a way from a model over what it needs back to itself; empty if there is none.
 
