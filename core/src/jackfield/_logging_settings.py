@@ -54,11 +54,27 @@ class LoggingSettings:
         Raises:
             InvalidRequestError: A setting is unknown, or a value is none; nothing is changed then.
         """
+        values = self.check(changes)
+        if values is None:
+            return
+        if self._values is None:
+            self._level_before = self._logger.level
+            for name in _LOGGERS:
+                logging.getLogger(name).addFilter(self._pass)
+        self._values = values
+        self._logger.setLevel(_level(values))
+
+    def check(self, changes: Mapping[str, object]) -> _Values | None:
+        """Give what the settings would be after a change; None if it changes nothing.
+
+        Raises:
+            InvalidRequestError: As `update`.
+        """
         given = {
             _ALIASES.get(key, key): value for key, value in changes.items() if value is not None
         }
         if not given:
-            return
+            return None
         if unknown := sorted(given.keys() - set(_Values.__struct_fields__)):
             raise InvalidRequestError(
                 "",
@@ -84,12 +100,7 @@ class LoggingSettings:
                 expected="an integer from 0 to 4294967295",
                 found=f"{values.log_verbose_level}",
             )
-        if self._values is None:
-            self._level_before = self._logger.level
-            for name in _LOGGERS:
-                logging.getLogger(name).addFilter(self._pass)
-        self._values = values
-        self._logger.setLevel(_level(values))
+        return values
 
     def restore(self) -> None:
         """Put the loggers back as they were."""

@@ -33,7 +33,7 @@ from jackfield._statistics import DEPTHS, LAGS, SECONDS, SIZES, LoopStatistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from jackfield._models import Model
+    from jackfield._model import Model
     from jackfield._monitors import Monitor
     from jackfield._statistics import LoadStatistics, ModelStatistics
 
@@ -97,14 +97,14 @@ class Metrics(Collector):
         """Render all of the server's metrics: the body and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
-    async def expose_with_process(self) -> tuple[bytes, str]:
-        """Render the server's metrics and those of its process: memory, time, files, Python's.
+    async def read(self) -> tuple[list[Metric], list[Metric]]:
+        """Read the server's metrics and those of its process: memory, time, files, Python's.
 
-        The statistics are read here, on the event loop that changes them. The rest is done in a
-        thread: it reads files of the system, and rendering many models takes milliseconds.
+        The statistics are read here, on the event loop that changes them; what is read of files of
+        the system, in a thread.
         """
         families = list(self.collect())
-        return await asyncio.to_thread(_render_with_process, families), CONTENT_TYPE_LATEST
+        return families, await asyncio.to_thread(_read_process)
 
 
 class _Collected(Collector):
@@ -117,10 +117,18 @@ class _Collected(Collector):
         return self._families
 
 
-def _render_with_process(families: Sequence[Metric]) -> bytes:
+def _read_process() -> list[Metric]:
     collectors = (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR)
-    process = [family for collector in collectors for family in collector.collect()]
-    return generate_latest(_Collected([*process, *_without(process, families)]))
+    return [family for collector in collectors for family in collector.collect()]
+
+
+async def render(server: Sequence[Metric], process: Sequence[Metric]) -> tuple[bytes, str]:
+    """Write metrics in Prometheus' text form, and give its content type.
+
+    In a thread: rendering many models takes milliseconds.
+    """
+    families = _Collected([*process, *_without(process, server)])
+    return await asyncio.to_thread(generate_latest, families), CONTENT_TYPE_LATEST
 
 
 def _without(taken: Iterable[Metric], families: Iterable[Metric]) -> Iterator[Metric]:

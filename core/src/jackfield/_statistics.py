@@ -163,6 +163,12 @@ class ModelStatistics:
         # what comes in more sizes than are kept apart; no line of the wire's form
         self._other_sizes = BatchStatistics()
 
+    def clear(self) -> None:
+        """Count anew, while nothing is under way."""
+        fresh = ModelStatistics()
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))
+
     def executed(self, *, requests: int, rows: int, ns: int, waiting: int) -> None:
         """Count a call of the runtime that succeeded, before the requests that it answers.
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
-    from jackfield._models import IndexEntry, Model
+    from jackfield._model import Model
+    from jackfield._models import IndexEntry
 
 T = TypeVar("T")
 

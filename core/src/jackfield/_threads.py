@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
-__all__ = ["ThreadBound", "available_cores", "default_threads"]
+__all__ = ["ThreadBound", "available_cores", "count_workers", "default_threads"]
 
 _CGROUPS = Path("sys/fs/cgroup")
 
@@ -39,6 +40,11 @@ def available_cores(root: Path = Path("/")) -> int:
         cores = os.cpu_count() or 1
     quotas = [quota for folder in _own_cgroups(root) if (quota := _read_quota(folder)) is not None]
     return max(1, int(min([cores, *quotas])))
+
+
+def count_workers(workers: int | Literal["auto"]) -> int:
+    """Count the processes that the setting `workers` asks for: as many as cores for "auto"."""
+    return available_cores() if workers == "auto" else workers
 
 
 def default_threads(workers: int, *, models: int = 1, cores: int | None = None) -> int:

@@ -72,20 +72,7 @@ class TraceSettings:
         Raises:
             InvalidRequestError: A setting is unknown, or a value is none; nothing is changed then.
         """
-        given = dict(self._given.get(model, {}))
-        for key, value in changes.items():
-            if key not in _DEFAULTS:
-                raise InvalidRequestError(
-                    "", expected=f"one of {', '.join(_DEFAULTS)}", found=f"'{key}'"
-                )
-            if value is None:
-                given.pop(key, None)
-            elif key == "trace_level":
-                given[key] = _levels(value)
-            elif key == "trace_file":
-                _refuse_file(value)
-            else:
-                given[key] = _number(key, value)
+        given = _changed(self._given.get(model, {}), changes)
         self._given[model] = given
         self._seen[model] = 0
         if not given:
@@ -95,6 +82,10 @@ class TraceSettings:
                 "OFF" not in each.get("trace_level", ("OFF",)) for each in self._given.values()
             )
         )
+
+    def check(self, changes: Mapping[str, object]) -> None:
+        """Raise what `update` would raise, and change nothing."""
+        _changed({}, changes)
 
     def close(self) -> None:
         """Trace nothing any more."""
@@ -159,6 +150,24 @@ class TraceSettings:
         elif self.is_on and not is_on:
             self._logger.setLevel(self._level_before)
         self.is_on = is_on
+
+
+def _changed(given: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
+    changed = dict(given)
+    for key, value in changes.items():
+        if key not in _DEFAULTS:
+            raise InvalidRequestError(
+                "", expected=f"one of {', '.join(_DEFAULTS)}", found=f"'{key}'"
+            )
+        if value is None:
+            changed.pop(key, None)
+        elif key == "trace_level":
+            changed[key] = _levels(value)
+        elif key == "trace_file":
+            _refuse_file(value)
+        else:
+            changed[key] = _number(key, value)
+    return changed
 
 
 def _describe(tensor: Tensor) -> dict[str, object]:

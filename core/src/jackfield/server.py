@@ -13,22 +13,27 @@ import gc
 import logging
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from jackfield._control import Control
 from jackfield._http.app import create_app
 from jackfield._http.metrics import create_metrics_app
 from jackfield._http.runners import create_runner
 from jackfield._logging_settings import LoggingSettings
 from jackfield._metrics import Metrics
-from jackfield._models import IndexEntry, Model, Models, ModelState
+from jackfield._model import Model
+from jackfield._models import IndexEntry, Models, ModelState
 from jackfield._peers import SyncModel
 from jackfield._plugins import discover
+from jackfield._ports import listen
 from jackfield._repository import Repository
 from jackfield._shared_memory import FOLDER, OFF, Regions
+from jackfield._sources.fetch import SourceSettings
 from jackfield._sync import SyncServer
-from jackfield._threads import default_threads
+from jackfield._threads import count_workers, default_threads
+from jackfield._watch import Watcher
 from jackfield.errors import ModelLoadError, SettingsError
 from jackfield.settings import ServerSettings
 
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
     import grpc.aio
     from starlette.types import Receive, Scope, Send
 
+    from jackfield._control import Fleet
     from jackfield._grpc.servicer import Servicer
     from jackfield._http.runners import Runner
 
@@ -68,6 +74,26 @@ class Addresses(msgspec.Struct, frozen=True):
     http: str
     grpc: str
     metrics: str
+
+
+class Seat(Protocol):
+    """The place of a server that is one of several workers on the same ports."""
+
+    #: It takes a dead one's place: no connection may come before it can be answered.
+    is_late: bool
+    #: What callers have asked of models before, as `Models.start` takes it.
+    asked: Mapping[str, Mapping[str, object] | None]
+    #: What the watcher of the one before it has told, as `Watcher.begin` takes it.
+    watched: Mapping[str, str] | None
+    #: Listening sockets that it was given, by the setting of their port: where the system would
+    #: not spread connections over sockets that share one.
+    listeners: Mapping[str, socket.socket]
+
+    async def enter(self, control: Control) -> Fleet:
+        """Give all workers, by which this one answers for the whole server."""
+
+    async def join(self) -> None:
+        """Do what comes between the loading of the models and the first connection."""
 
 
 class Server:
@@ -108,8 +134,11 @@ class Server:
         found = discover(plugins)
         for warning in found.warnings:
             logger.warning("%s", warning)
-        repository = Repository(models, found, name=name, environ=environ)
-        self._models = Models(repository, threads=default_threads(self.settings.workers))
+        repository = Repository(
+            models, found, name=name, environ=environ, sources=_source_settings(self.settings)
+        )
+        workers = count_workers(self.settings.workers)
+        self._models = Models(repository, threads=default_threads(workers))
         self._metrics = Metrics(
             self._models.loaded,
             self._models.loads,
@@ -117,11 +146,19 @@ class Server:
         )
         self._regions = _create_regions(self.settings)
         self._logs = LoggingSettings()
+        self._control = Control(self._models, self._metrics, regions=self._regions, logs=self._logs)
+        self._watcher = None
+        if self.settings.watch:
+            self._watcher = Watcher(
+                repository, self._reload_changed, interval_s=self.settings.watch_interval_s
+            )
+        self._watching: asyncio.Task[None] | None = None
         self._stopping = False
         self._app = create_app(
             self._models,
             self.settings,
             self._problem,
+            control=self._control,
             regions=self._regions,
             logs=self._logs,
             lifespan=self.lifespan,
@@ -185,11 +222,16 @@ class Server:
         from jackfield._grpc.servicer import Servicer
 
         return Servicer(
-            self._models, self.settings, self._problem, regions=self._regions, logs=self._logs
+            self._models,
+            self.settings,
+            self._problem,
+            control=self._control,
+            regions=self._regions,
+            logs=self._logs,
         )
 
     def _problem(self) -> str:
-        return "the server stops" if self._stopping else self._models.problem
+        return "the server stops" if self._stopping else self._control.problem
 
     def model(self, name: str, version: str = "") -> Model:
         """Get a model that serves, to call its `infer` in process.
@@ -224,23 +266,57 @@ class Server:
             await self.stop()
             raise
 
+    async def reload(self) -> int:
+        """Load all models anew, as their files are now.
+
+        Each is loaded beside what serves, and takes its place when it is ready; one that can't be
+        loaded is left as it was, and the log tells why. Those that are new are loaded, and those
+        whose files are gone are unloaded. What was unloaded by request stays so.
+
+        Returns:
+            How many models failed.
+
+        Raises:
+            ServerNotReadyError: The server was not started.
+        """
+        return await self._control.reload()
+
+    async def _reload_changed(self, names: Collection[str]) -> None:
+        await self._control.reload(names)
+        if self._control.fleet is not None and self._watcher is not None:
+            await self._control.fleet.note_watched(self._watcher.told)
+
     def _open(self) -> None:
         self._models.open()
         self._metrics.start()
         self._regions.open()
         self._stopping = False
 
-    async def _load(self) -> None:
-        await self._models.start(load=self.settings.load_models_at_startup)
+    async def _load(self, seat: Seat | None = None) -> None:
+        asked = seat.asked if seat is not None else None
+        if self._watcher is not None:
+            await self._watcher.begin(seat.watched if seat is not None else None)
+            if self._control.fleet is not None:
+                await self._control.fleet.note_watched(self._watcher.told)
+        await self._models.start(load=self.settings.load_models_at_startup, asked=asked)
         if self.settings.strict and self.settings.load_models_at_startup:
             failed = [line for line in await self.index() if line.state is not ModelState.READY]
             if failed:
                 problem = "; ".join(f"model '{line.name}': {line.reason}" for line in failed)
                 raise ModelLoadError(problem)
+        if seat is not None:
+            await seat.join()
+        if self._watcher is not None:
+            self._watching = asyncio.create_task(self._watcher.run())
+            self._watching.add_done_callback(_report)
 
     async def stop(self) -> None:
         """Unload the models; requests in flight have `drain_timeout_s` to end."""
         self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
         await self._models.close(self.settings.drain_timeout_s)
         self._metrics.stop()
         self._regions.close()
@@ -259,7 +335,11 @@ class Server:
         await self.stop()
 
     async def run(
-        self, stopped: asyncio.Event, started: Callable[[Addresses], Awaitable[None]]
+        self,
+        stopped: asyncio.Event,
+        started: Callable[[Addresses], Awaitable[None]],
+        *,
+        seat: Seat | None = None,
     ) -> None:
         """Listen on HTTP, gRPC and metrics ports until `stopped` is set, then drain.
 
@@ -269,6 +349,7 @@ class Server:
         Args:
             stopped: Set by the caller to end.
             started: Awaited once, when the models were tried.
+            seat: For one of several workers on the same ports: its place among them.
 
         Raises:
             SettingsError: A port can't be listened on.
@@ -282,25 +363,35 @@ class Server:
         async with contextlib.AsyncExitStack() as listeners:
             self._open()
             listeners.push_async_callback(self.stop)
-            http = listeners.enter_context(_listen(settings.host, settings.http_port, "http_port"))
+            if seat is not None:
+                self._control.fleet = await seat.enter(self._control)
+            if is_late := seat is not None and seat.is_late:
+                await _first(self._load(seat), stopped, [])
+                if stopped.is_set():
+                    return
+            http = _listen(settings.host, settings.http_port, "http_port", seat)
+            listeners.enter_context(http)
             runner = create_runner(self, http, settings, self._models.arrivals)
             runners = {f"http://{_address(http)}": runner}
             metrics_url = ""
             if settings.metrics_endpoint:
-                metrics = _listen(settings.host, settings.metrics_port, "metrics_port")
+                metrics = _listen(settings.host, settings.metrics_port, "metrics_port", seat)
                 listeners.enter_context(metrics)
                 metrics_url = f"http://{_address(metrics)}{settings.metrics_endpoint}"
-                app = create_metrics_app(self._metrics, settings.metrics_endpoint)
+                app = create_metrics_app(self._control, settings.metrics_endpoint)
                 plain = msgspec.structs.replace(settings, http_server="uvicorn", root_path="")
                 runners[metrics_url] = create_runner(app, metrics, plain)
-            grpc = GrpcServer(self._servicer(), settings, self._problem)
+            grpc = GrpcServer(
+                self._servicer(), settings, self._problem, shares_port=seat is not None
+            )
             grpc_port = await grpc.start(settings.host, settings.grpc_port)
             listeners.pop_all()  # the runners close them from here on
         addresses = Addresses(next(iter(runners)), f"{settings.host}:{grpc_port}", metrics_url)
 
         serving = [asyncio.create_task(runner.serve()) for runner in runners.values()]
         try:
-            await _first(self._load(), stopped, serving)
+            if not is_late:
+                await _first(self._load(seat), stopped, serving)
             self._models.on_change = _settle
             _settle()
             if not stopped.is_set():
@@ -330,6 +421,12 @@ class Server:
         await self.stop()
 
 
+def _report(watching: asyncio.Task[None]) -> None:
+    """Tell of a watcher that ended by itself, which is a fault of ours."""
+    if not watching.cancelled() and (error := watching.exception()):
+        logger.error("the models' files are watched no more", exc_info=error)
+
+
 def _settle() -> None:
     """Keep the garbage collector from what is loaded, after freeing what was unloaded.
 
@@ -348,6 +445,17 @@ def _construct(
     environ: Mapping[str, str] | None,
 ) -> Server:
     return Server(models, settings=settings, name=name, plugins=plugins, environ=environ)
+
+
+def _source_settings(settings: ServerSettings) -> SourceSettings:
+    return SourceSettings(
+        options=settings.source_options,
+        trusted=tuple(settings.trusted_sources.split(",")),
+        max_bytes=settings.max_artifact_bytes,
+        wait_s=settings.source_timeout_s,
+        timeout_s=settings.fetch_timeout_s,
+        serves_offline=settings.serve_offline,
+    )
 
 
 def _create_regions(settings: ServerSettings) -> Regions:
@@ -374,14 +482,11 @@ async def _first(
         stopped.set()
 
 
-def _listen(host: str, port: int, setting: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        option = setting.replace("_", "-")
-        problem = f"can't listen on {host}:{port}: {error.strerror}; choose another with --{option}"
-        raise SettingsError(setting, problem) from error
+def _listen(host: str, port: int, setting: str, seat: Seat | None) -> socket.socket:
+    if seat is not None and setting in seat.listeners:
+        listener = seat.listeners[setting]
+    else:
+        listener = listen(host, port, setting, shares_port=seat is not None)
     # connections inherit it; without it asyncio's answers wait 40 ms for the caller's next packet
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

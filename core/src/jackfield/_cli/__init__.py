@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import UnionType
+from typing import IO, TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -17,6 +18,9 @@ from jackfield.settings import ServerSettings, default, description, fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_UNIONS = (Union, UnionType)
 
 
 def main() -> None:
@@ -39,12 +43,15 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option = f"--{name.replace('_', '-')}"
         value = default(field)
         is_flag = isinstance(value, bool)
-        choices = getattr(getattr(field.type, "__origin__", None), "__args__", ())
+        kind = getattr(field.type, "__origin__", None)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        # an object is given as JSON; several types are told apart where settings are read
+        is_text = value is None or isinstance(value, dict) or get_origin(kind) in _UNIONS
         command = click.option(
             f"{option}/--no-{option[2:]}" if is_flag else option,
             name,
             default=None,
-            type=click.Choice(choices) if choices else str if value is None else type(value),
+            type=click.Choice(choices) if choices else str if is_text else type(value),
             help=f"{description(field)}  [default: {value}]",
         )(command)
     return command
@@ -187,6 +194,11 @@ def _call_options(timeout_s: float) -> Callable[[Callable[..., Any]], Callable[.
     required=True,
     type=click.File("rb"),
     help="File of a JSON inference request; - reads it from the standard input.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the request and the answer to this file, as a golden sample.",
 )
 @_call_options(60.0)
 def infer(url: str, **options: Any) -> None:  # noqa: ANN401  click's
@@ -616,6 +628,85 @@ def plugins(*, trace: bool, as_json: bool) -> None:
     from jackfield._cli.plugins import list_plugins
 
     list_plugins(trace=trace, as_json=as_json)
+
+
+def _tolerances(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    """Read OUTPUT=RTOL or OUTPUT=RTOL,ATOL."""
+    found = {}
+    for text in value:
+        number = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
+        match = re.fullmatch(f"(.+)={number}(?:,{number})?", text)
+        if match is None:
+            message = f"expected OUTPUT=RTOL or OUTPUT=RTOL,ATOL, found '{text}'"
+            raise click.BadParameter(message)
+        output, rtol, atol = match.groups(default="0")
+        found[output] = float(rtol), float(atol)
+    return found
+
+
+@cli.group()
+def golden() -> None:
+    """Hold a model to answers that are known: its golden samples."""
+
+
+@golden.command("record")
+@click.argument("path")
+@click.option(
+    "--request",
+    "requests",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of a JSON inference request; several may be given. Without one the golden samples "
+    "that there are get new answers.",
+)
+@click.option("--model", default="", help="Name of the model, where PATH has several.")
+@click.option("--version", default="", help="Its version.  [default: the newest]")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to write.  [default: the folder golden beside the model's settings]",
+)
+@click.option(
+    "--tolerance",
+    "tolerances",
+    multiple=True,
+    metavar="OUTPUT=RTOL[,ATOL]",
+    callback=_tolerances,
+    help="How far an output may be from what is recorded.  [default: by its datatype]",
+)
+def record(path: str, **options: Any) -> None:  # noqa: ANN401  click's
+    """Let the model at PATH answer requests, and write down what it says as golden samples."""
+    from jackfield._cli.golden import record_golden
+
+    sys.exit(record_golden(path, **options))
+
+
+_CACHED = ("environments", "artifacts")
+
+
+@cli.command()
+@click.argument("kinds", nargs=-1, type=click.Choice(_CACHED), metavar="[environments] [artifacts]")
+@click.option("--prune", is_flag=True, help="Remove what no server uses.")
+@click.option(
+    "--unused-days",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="With --prune: leave what was used within so many days. With 0, the next load also takes "
+    "the newest packages that fit.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cache(kinds: tuple[str, ...], *, prune: bool, unused_days: float, as_json: bool) -> None:
+    """List the environments made for models and the artifacts fetched, or remove some."""
+    from jackfield._cli.cache import list_cache, prune_cache
+
+    if prune:
+        prune_cache(kinds or _CACHED, unused_days=unused_days, as_json=as_json)
+    else:
+        list_cache(kinds or _CACHED, as_json=as_json)
 
 
 @cli.command()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jackfield._cli.environment import allowed_plugins, read_environment
-from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_json, print_table
+from jackfield._log import configure_logging
 from jackfield._models import Models, ModelState
 from jackfield._plugins import discover
 from jackfield._repository import Repository
@@ -78,7 +78,7 @@ def _line(source: ModelSource, problem: str) -> dict[str, str]:
         "model": source.name,
         "version": source.version,
         "runtime": source.spec.name if source.spec else "",
-        "artifact": str(source.artifact or _without_secrets(source.uri)),
+        "artifact": str(source.artifact or _without_secrets(source.uri or source.remote)),
         "problem": problem,
     }
 

@@ -7,11 +7,13 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from jackfield._cli.output import print_table
+from jackfield._samples import write_sample
 from jackfield._wire import json
 from jackfield.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from jackfield.tensor import Tensor
 
@@ -28,8 +30,19 @@ def infer_once(
     headers: Mapping[str, str],
     timeout_s: float,
     as_json: bool,
+    record: Path | None,
 ) -> int:
     """Send a request and print the outputs.
+
+    Args:
+        url: The server.
+        model: The model.
+        version: Its version; empty for the server's choice.
+        source: A JSON inference request.
+        headers: Of the request.
+        timeout_s: Longest wait for the answer.
+        as_json: Print the response as JSON.
+        record: Write the request and the answer there, as a golden sample.
 
     Returns:
         The exit code; what fails is raised.
@@ -42,6 +55,8 @@ def infer_once(
         return 2
     with client:
         response = client.model(model, version).infer(request).response
+    if record is not None:
+        write_sample(record, request, response)
     if as_json:
         click.echo(json.encode_infer(response)[0])
         return 0

@@ -16,8 +16,8 @@ from jackfield._plugins import discover
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jackfield._plugins import Plugin
-    from jackfield.hookspecs import EngineSpec
+    from jackfield._plugins import Plugin, Plugins
+    from jackfield.hookspecs import ArtifactSourceSpec, EngineSpec
     from jackfield.runtime import RuntimeSpec
 
 
@@ -31,6 +31,7 @@ def list_plugins(*, trace: bool, as_json: bool) -> None:
         _print_trace(found)
     else:
         _print_list(found)
+        _print_sources(plugins)
     for warning in plugins.warnings:
         click.echo(f"warning: {warning}", err=True)
 
@@ -71,7 +72,11 @@ def _print_list(found: Sequence[Plugin]) -> None:
             (*head, f"engine {spec.name}", "jackfield score", _spell_frameworks(spec))
             for spec in plugin.engines
         ]
-        if plugin.problem or not (plugin.runtimes or plugin.engines):
+        rows += [
+            (*head, "source", " ".join(f"{scheme}:" for scheme in spec.schemes), "")
+            for spec in plugin.sources
+        ]
+        if plugin.problem or not (plugin.runtimes or plugin.engines or plugin.sources):
             rows.append((*head, "-", plugin.problem and f"left out: {plugin.problem}", ""))
     print_table(("plugin", "distribution", "runtime", "artifacts", "framework"), rows)
     for plugin in found:
@@ -80,6 +85,21 @@ def _print_list(found: Sequence[Plugin]) -> None:
                 click.echo(f"{spec.name}: {spec.notice}")
     if not found:
         print_hint()
+
+
+def _print_sources(plugins: Plugins) -> None:
+    """Tell where artifacts can be fetched from, and what that lacks."""
+    described: dict[int, ArtifactSourceSpec] = {}
+    schemes: dict[int, list[str]] = {}
+    for scheme, spec in plugins.sources.items():
+        described[id(spec)] = spec
+        schemes.setdefault(id(spec), []).append(f"{scheme}:")
+    for key, spec in described.items():
+        found = _versions(spec.packages)
+        lacks = "not installed" in found.values()
+        about = ", ".join(f"{name} {version}" for name, version in found.items())
+        about += f"; {spec.install}" if lacks and spec.install else ""
+        click.echo(f"fetches {' '.join(schemes[key])}" + (f" ({about})" if about else ""))
 
 
 def print_hint() -> None:
@@ -106,8 +126,12 @@ def _spell_frameworks(spec: RuntimeSpec | EngineSpec) -> str:
 
 
 def _frameworks(spec: RuntimeSpec | EngineSpec) -> dict[str, str]:
+    return _versions(spec.frameworks)
+
+
+def _versions(distributions: Sequence[str]) -> dict[str, str]:
     found = {}
-    for name in spec.frameworks:
+    for name in distributions:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -140,5 +164,14 @@ def _as_record(plugin: Plugin) -> dict[str, object]:
         "engines": [
             {"name": spec.name, "engine": spec.engine, "frameworks": _frameworks(spec)}
             for spec in plugin.engines
+        ],
+        "sources": [
+            {
+                "schemes": spec.schemes,
+                "source": spec.source,
+                "install": spec.install or None,
+                "packages": _versions(spec.packages),
+            }
+            for spec in plugin.sources
         ],
     }

@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from jackfield._cli.environment import allowed_plugins, read_environment
-from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_json, print_table
 from jackfield._code import import_class
+from jackfield._log import configure_logging
 from jackfield._plugins import LOCAL_ENGINE, discover
 
 if TYPE_CHECKING:

@@ -15,21 +15,18 @@ import click
 import msgspec
 
 from jackfield._cli.environment import allowed_plugins, read_environment
-from jackfield._cli.log import configure_logging
 from jackfield._cli.output import print_table
-from jackfield._example import example_request
-from jackfield._inner import IS_INNER
-from jackfield._models import ModelState
-from jackfield._wire import json
-from jackfield.errors import JackfieldError, SettingsError
-from jackfield.server import Server
+from jackfield._log import configure_logging
+from jackfield._threads import count_workers
 from jackfield.settings import resolve_server_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
-    from jackfield.server import Addresses
+    from jackfield._announcement import Announcement
+    from jackfield._workers.messages import WorkerMemory
+    from jackfield.server import Addresses, Server
     from jackfield.settings import Resolved
 
 logger = logging.getLogger("jackfield")
@@ -48,40 +45,92 @@ def serve_models(paths: Sequence[str], *, name: str, options: Mapping[str, objec
     folders = [Path(path) for path in paths if Path(path).is_dir()]
     resolved = resolve_server_settings(folders, environ=environ, options=options)
     settings = resolved.settings
-    if settings.workers > 1:
-        raise SettingsError(
-            resolved.sources["workers"],
-            f"{settings.workers} workers are not served yet; start with --workers 1",
-        )
+    workers = count_workers(settings.workers)
     configure_logging(settings.log_level, settings.log_format)
     for warning in resolved.warnings:
         logger.warning("%s", warning)
+    serve = _serve_alone if workers == 1 else _supervise
+    settings = msgspec.structs.replace(settings, workers=workers)
+    resolved = msgspec.structs.replace(resolved, settings=settings)
+    return serve(paths, name, resolved, dict(environ))
+
+
+def _serve_alone(
+    paths: Sequence[str], name: str, resolved: Resolved, environ: dict[str, str]
+) -> int:
+    """Serve in this process."""
+    from jackfield._workers.event_loop import leave_stuck_threads, loop_factory
+    from jackfield.server import Server
+
     server = Server(
-        paths, settings=settings, name=name, plugins=allowed_plugins(environ), environ=environ
+        paths,
+        settings=resolved.settings,
+        name=name,
+        plugins=allowed_plugins(environ),
+        environ=environ,
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_run(server, resolved))
-    _leave_stuck_threads()
+    leave_stuck_threads()
     return 0
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return None
-    return uvloop.Loop
+def _supervise(paths: Sequence[str], name: str, resolved: Resolved, environ: dict[str, str]) -> int:
+    """Let workers serve; this process imports nothing that could bring it down."""
+    from jackfield._workers.supervisor import Supervisor
+
+    def announce(
+        announcement: Announcement, memory: Sequence[WorkerMemory], pids: Sequence[int]
+    ) -> None:
+        _print(announcement, resolved, memory, pids)
+
+    supervisor = Supervisor(
+        paths,
+        settings=resolved.settings,
+        name=name,
+        plugins=allowed_plugins(environ),
+        environ=environ,
+        announce=announce,
+    )
+    return asyncio.run(supervisor.run())
 
 
 async def _run(server: Server, resolved: Resolved) -> None:
-    stopped = asyncio.Event()
+    from jackfield._announcement import announce
+
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
     _stop_on_signals(stopped, resolved.settings.drain_timeout_s)
+    _set_on_hangup(hung_up)
+    reloading: list[asyncio.Task[None]] = []
 
-    async def announce(addresses: Addresses) -> None:
-        await _announce(server, resolved, addresses)
+    async def started(addresses: Addresses) -> None:
+        _print(await announce(server, addresses), resolved)
+        reloading.append(asyncio.create_task(_reload_on_hangup(server, hung_up)))
 
-    await server.run(stopped, announce)
+    try:
+        await server.run(stopped, started)
+    finally:
+        for task in reloading:
+            task.cancel()
+        await asyncio.gather(*reloading, return_exceptions=True)
     logger.info("stopped")
+
+
+def _set_on_hangup(hung_up: asyncio.Event) -> None:
+    """Set an event on SIGHUP, where there is such a signal."""
+    if number := getattr(signal, "SIGHUP", None):
+        loop = asyncio.get_running_loop()
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(hung_up.set))
+
+
+async def _reload_on_hangup(server: Server, hung_up: asyncio.Event) -> None:
+    """Load all models anew each time that the event is set."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()  # once more, where the signal comes again meanwhile
+        logger.info("reloading all models")
+        failed = await server.reload()
+        logger.info("reloaded all models%s", f"; failed: {failed}" if failed else "")
 
 
 def _stop_on_signals(stopped: asyncio.Event, grace_s: float) -> None:
@@ -104,62 +153,47 @@ def _stop_on_signals(stopped: asyncio.Event, grace_s: float) -> None:
         signal.signal(number, stop)
 
 
-def _leave_stuck_threads() -> None:
-    """End the process although a runtime's thread never returns."""
-    stuck = [thread for thread in threading.enumerate() if thread.name.startswith("jackfield-")]
-    if stuck:
-        for thread in stuck:
-            thread.join(timeout=1.0)
-        if any(thread.is_alive() for thread in stuck):
-            logger.warning("leaving %d threads that do not end", len(stuck))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
-
-
-async def _announce(server: Server, resolved: Resolved, addresses: Addresses) -> None:
-    """Print what is served and where, and a request to try."""
-    lines = await server.index()
-    rows = []
-    for line in lines:
-        path = f"/v2/models/{line.name}"
-        path += f"/versions/{line.version}" if line.version else ""
-        is_ready = line.state is ModelState.READY
-        runtime = server.model(line.name, line.version).runtime_name if is_ready else ""
-        rows.append(
-            (line.name, line.version, runtime, line.state, line.reason or addresses.http + path)
-        )
+def _print(
+    announcement: Announcement,
+    resolved: Resolved,
+    memory: Sequence[WorkerMemory] = (),
+    pids: Sequence[int] = (),
+) -> None:
+    """Print what is served, where and by whom, and a request to try."""
+    rows = [
+        (line.model, line.version, line.runtime, line.state, line.url)
+        for line in announcement.lines
+    ]
     print_table(("model", "version", "runtime", "state", "url"), rows, title="jackfield")
+    if pids:
+        _print_workers(memory, pids)
     host_note = resolved.sources.get("host", "default: this machine only")
-    click.echo(f"REST     {addresses.http}  ({resolved.settings.host}: {host_note})")
-    click.echo(f"gRPC     {addresses.grpc}")
-    click.echo(f"metrics  {addresses.metrics or 'off'}")
-    for line in lines:
-        if line.state is ModelState.READY:
-            curl = await _curl(server, line.name, addresses.http)
-            if curl:
-                click.echo(f"\ntry:\n  {curl}\n")
-                break
+    click.echo(f"REST     {announcement.http}  ({resolved.settings.host}: {host_note})")
+    click.echo(f"gRPC     {announcement.grpc}")
+    click.echo(f"metrics  {announcement.metrics or 'off'}")
+    if announcement.example:
+        click.echo(f"\ntry:\n  {announcement.example}\n")
     sys.stdout.flush()
 
 
-async def _curl(server: Server, name: str, url: str) -> str:
-    """Make a command line that works: the request is tried before it is printed."""
-    model = server.model(name)
-    request = example_request(model.metadata)
-    # a made-up shape may be refused, which the log would show as a failure of the model
-    is_guessed = any(tensor.parameters.get("any_shape") for tensor in model.metadata.inputs)
-    if request is None or model.is_stateful or is_guessed:
-        return ""
-    body = msgspec.json.encode(request)
-    token = IS_INNER.set(True)
-    try:
-        await model.infer(json.decode_infer(body, name)[0])
-    except JackfieldError as error:
-        logger.debug("no example request for model '%s': %s", name, error)
-        return ""
-    finally:
-        IS_INNER.reset(token)
-    quoted = body.decode().replace("'", "'\\''")
-    header = "-H 'content-type: application/json'"
-    return f"curl {url}/v2/models/{name}/infer {header} \\\n    -d '{quoted}'"
+def _print_workers(memory: Sequence[WorkerMemory], pids: Sequence[int]) -> None:
+    """Print the workers' memory: what they share is counted once by the proportional size."""
+    sizes = {each.worker: each for each in memory if each.proportional_bytes}
+    rows = []
+    for number, pid in enumerate(pids, 1):
+        size = sizes.get(number)
+        shown = (
+            (_megabytes(size.proportional_bytes), _megabytes(size.unique_bytes))
+            if size
+            else ("", "")
+        )
+        rows.append((str(number), str(pid), *shown))
+    if sizes:
+        proportional = sum(each.proportional_bytes for each in sizes.values())
+        unique = sum(each.unique_bytes for each in sizes.values())
+        rows.append(("all", "", _megabytes(proportional), _megabytes(unique)))
+    print_table(("worker", "pid", "memory (PSS)", "of its own (USS)"), rows, title="workers")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""How the command line logs: text or one JSON object a line, to standard error."""
+"""How the command line and its workers log: text or one JSON object a line, to standard error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,39 @@ from typing import Literal
 import msgspec
 
 _FACTS = ("model", "version")
+_JSON_FACTS = ("worker", *_FACTS)
 
 
-def configure_logging(level: str, form: Literal["auto", "text", "json"]) -> None:
-    """Set up the log of this process; called by commands, never when embedded."""
+def configure_logging(
+    level: str, form: Literal["auto", "text", "json"], *, worker: int | None = None
+) -> None:
+    """Set up the log of this process; called by commands, never when embedded.
+
+    Args:
+        level: The least level.
+        form: As the setting `log_format`.
+        worker: The number of this worker, which each line then tells; None for a lone process.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    if worker is not None:
+        handler.addFilter(_Numbering(worker))
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # these speak of each connection, or request, at info level
     for noisy in ("uvicorn", "uvicorn.error", "hypercorn", "jackfield.http", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _Numbering(logging.Filter):
+    """Puts the worker's number on each record."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.setdefault("worker", self._worker)
+        return True
 
 
 class _TextFormatter(logging.Formatter):
@@ -34,7 +57,9 @@ class _TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         text = super().formatMessage(record)
         facts = [str(record.__dict__[fact]) for fact in _FACTS if record.__dict__.get(fact)]
-        return f"{text} [{':'.join(facts)}]" if facts else text
+        text = f"{text} [{':'.join(facts)}]" if facts else text
+        worker = record.__dict__.get("worker")
+        return f"{text} (worker {worker})" if worker else text
 
 
 class _JsonFormatter(logging.Formatter):
@@ -45,7 +70,7 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {fact: record.__dict__[fact] for fact in _FACTS if record.__dict__.get(fact)}
+        line |= {fact: record.__dict__[fact] for fact in _JSON_FACTS if record.__dict__.get(fact)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()
