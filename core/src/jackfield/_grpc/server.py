@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 
 class GrpcServer:
-    """Owns one grpc.aio server."""
+    """Owns one grpc.aio server.
+
+    Args:
+        servicer: Answers the protocol's calls.
+        settings: Limits.
+        problem: Tells why the server is not ready; empty when it is.
+        shares_port: Other processes of this user listen on the port, too.
+    """
 
     def __init__(
-        self, servicer: Servicer, settings: ServerSettings, problem: Callable[[], str]
+        self,
+        servicer: Servicer,
+        settings: ServerSettings,
+        problem: Callable[[], str],
+        *,
+        shares_port: bool = False,
     ) -> None:
         limit = settings.max_grpc_message_bytes
         self._server = aio.server(
@@ -31,7 +43,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 # without it a second server on a taken port would share it in silence
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shares_port)),
             ]
         )
         self._server.add_generic_rpc_handlers((servicer.handler(),))

@@ -13,6 +13,14 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from jackfield import __version__
+from jackfield._changes import (
+    LoadModel,
+    Register,
+    SetLog,
+    SetTraces,
+    UnloadModel,
+    Unregister,
+)
 from jackfield._grpc.errors import abort
 from jackfield._grpc.gate import Gate
 from jackfield._grpc.metadata import send_timing, take_headers, wants_timing, with_headers
@@ -26,8 +34,10 @@ from jackfield.errors import JackfieldError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from jackfield._control import Control
     from jackfield._logging_settings import LoggingSettings
     from jackfield._models import Models
+    from jackfield._scheduling import Turns
     from jackfield._shared_memory import Regions
     from jackfield._wire.descriptors import ProtoMessage
     from jackfield.messages import TensorMetadata
@@ -47,13 +57,16 @@ class Servicer:
         settings: ServerSettings,
         problem: Callable[[], str],
         *,
+        control: Control,
         regions: Regions,
         logs: LoggingSettings,
     ) -> None:
         self._models = models
         self._gate = Gate(models.arrivals)
+        self._turns = models.turns
         self._settings = settings
         self._problem = problem
+        self._control = control
         self._regions = regions
         self._logs = logs
 
@@ -62,7 +75,7 @@ class Servicer:
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 # parsed within the call: what grpc.aio can't parse is UNKNOWN to the caller
-                _translating(getattr(self, name), method.request.FromString),
+                _translating(getattr(self, name), method.request.FromString, self._turns),
                 response_serializer=method.response.SerializeToString,
             )
             for name, method in METHODS.items()
@@ -101,6 +114,7 @@ class Servicer:
         messages: AsyncIterator[bytes],
         context: Context,
     ) -> AsyncIterator[ProtoMessage]:
+        self._turns.share()
         async for answer in stream_infer(self._models, self._regions, messages, context):
             yield answer
 
@@ -111,7 +125,7 @@ class Servicer:
         return METHODS["ServerReady"].response(ready=not self._problem())
 
     async def ModelReady(self, message: ProtoMessage, context: Context) -> ProtoMessage:
-        line = self._models.state(message.name, message.version)
+        line = await self._control.state(message.name, message.version)
         return METHODS["ModelReady"].response(ready=line.state is ModelState.READY)
 
     async def ServerMetadata(self, message: ProtoMessage, context: Context) -> ProtoMessage:
@@ -137,12 +151,12 @@ class Servicer:
         return ParseDict({"config": config}, METHODS["ModelConfig"].response())
 
     async def ModelStatistics(self, message: ProtoMessage, context: Context) -> ProtoMessage:
-        records = self._models.statistics(message.name, message.version)
-        return ParseDict({"model_stats": records}, METHODS["ModelStatistics"].response())
+        records = await self._control.statistics(message.name, message.version)
+        return ParseDict({"model_stats": [*records]}, METHODS["ModelStatistics"].response())
 
     async def RepositoryIndex(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         answer = METHODS["RepositoryIndex"].response()
-        for line in await self._models.index():
+        for line in await self._control.index():
             if line.state is ModelState.READY or not message.ready:
                 answer.models.add(
                     name=line.name, version=line.version, state=line.state, reason=line.reason
@@ -151,11 +165,11 @@ class Servicer:
 
     async def RepositoryModelLoad(self, message: ProtoMessage, context: Context) -> ProtoMessage:
         parameters = proto.decode_parameters(message.parameters)
-        await self._models.load(message.model_name, parameters)
+        await self._control.apply(LoadModel(message.model_name, dict(parameters)))
         return METHODS["RepositoryModelLoad"].response()
 
     async def RepositoryModelUnload(self, message: ProtoMessage, context: Context) -> ProtoMessage:
-        await self._models.unload(message.model_name)
+        await self._control.apply(UnloadModel(message.model_name))
         return METHODS["RepositoryModelUnload"].response()
 
     async def SystemSharedMemoryStatus(
@@ -169,19 +183,18 @@ class Servicer:
     async def SystemSharedMemoryRegister(
         self, message: ProtoMessage, context: Context
     ) -> ProtoMessage:
-        self._regions.register(
-            message.name, message.key, offset=message.offset, byte_size=message.byte_size
-        )
+        wanted = Register(message.name, message.key, message.offset, message.byte_size)
+        await self._control.apply(wanted)
         return METHODS["SystemSharedMemoryRegister"].response()
 
     async def SystemSharedMemoryUnregister(
         self, message: ProtoMessage, context: Context
     ) -> ProtoMessage:
-        self._regions.unregister(message.name)
+        await self._control.apply(Unregister(message.name))
         return METHODS["SystemSharedMemoryUnregister"].response()
 
     async def LogSettings(self, message: ProtoMessage, context: Context) -> ProtoMessage:
-        self._logs.update(proto.decode_parameters(message.settings))
+        await self._control.apply(SetLog(dict(proto.decode_parameters(message.settings))))
         answer = METHODS["LogSettings"].response()
         for key, value in self._logs.record().items():
             setattr(answer.settings[key], _LOG_FIELDS[type(value)], value)
@@ -191,9 +204,8 @@ class Servicer:
         name, traces = message.model_name, self._models.traces
         if name:
             self._models.state(name)
-        traces.update(
-            {key: list(given.value) or None for key, given in message.settings.items()}, name
-        )
+        changes = {key: list(given.value) or None for key, given in message.settings.items()}
+        await self._control.apply(SetTraces(name, changes))
         answer = METHODS["TraceSetting"].response()
         for key, value in traces.record(name).items():
             answer.settings[key].value.extend([value] if isinstance(value, str) else value)
@@ -214,10 +226,12 @@ def _add_tensors(tensors: Sequence[TensorMetadata], into: ProtoMessage) -> None:
 def _translating(
     method: Callable[[ProtoMessage, Context], Awaitable[ProtoMessage]],
     parse: Callable[[bytes], ProtoMessage],
+    turns: Turns,
 ) -> Callable[[bytes, Context], Awaitable[ProtoMessage]]:
     """Give what is raised its status; the same seam for every method."""
 
     async def call(data: bytes, context: Context) -> ProtoMessage:
+        turns.share()
         try:
             return await method(parse(data), context)
         except JackfieldError as error:

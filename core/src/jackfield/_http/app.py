@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from jackfield._control import Control
     from jackfield._logging_settings import LoggingSettings
     from jackfield._models import Models
     from jackfield._shared_memory import Regions
@@ -47,6 +48,7 @@ def create_app(
     settings: ServerSettings,
     problem: Callable[[], str],
     *,
+    control: Control,
     regions: Regions,
     logs: LoggingSettings,
     lifespan: Callable[[object], AbstractAsyncContextManager[None]] | None = None,
@@ -57,6 +59,7 @@ def create_app(
         models: What is served.
         settings: Limits and names.
         problem: Tells why the server is not ready; empty when it is.
+        control: What concerns the server as a whole.
         regions: Shared memory that callers register.
         logs: What callers change of the log.
         lifespan: Is entered while the app lives, for those who serve it as their only app.
@@ -71,8 +74,8 @@ def create_app(
         models,
         infer,
         routes=[
-            *_routes(models, settings, problem, regions, infer),
-            *_control_routes(Controls(models, settings, regions=regions, logs=logs)),
+            *_routes(models, settings, problem, control, regions, infer),
+            *_control_routes(Controls(models, settings, control, regions=regions, logs=logs)),
         ],
         middleware=middleware,
         lifespan=lifespan,
@@ -108,6 +111,7 @@ class _App(Starlette):
         super().__init__(**given)
         self._paths = models.paths
         self._arrivals = models.arrivals
+        self._turns = models.turns
         self._infer = infer
         self.router.redirect_slashes = False
         self._answer_no_http = self.router.default
@@ -131,6 +135,8 @@ class _App(Starlette):
         return app
 
     async def _find(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._turns.left:
+            await self._turns.take()
         self._arrivals.come()
         if scope["type"] == "http" and scope["method"] == "POST":
             model = self._paths.get(scope["path"])
@@ -147,11 +153,12 @@ def _routes(
     models: Models,
     settings: ServerSettings,
     problem: Callable[[], str],
+    control: Control,
     regions: Regions,
     infer: Infer,
 ) -> Iterator[Route]:
     """Yield the routes, the one that most requests take first."""
-    management = Management(models, settings, problem)
+    management = Management(models, settings, problem, control)
     stream = Stream(models, settings, regions)
     generate = Generate(models, settings, regions)
     docs = Docs(models, settings)

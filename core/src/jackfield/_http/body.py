@@ -8,10 +8,9 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 from starlette.exceptions import HTTPException
 
-from jackfield._validation import explain
+from jackfield._wire.value import decode_value
 from jackfield.errors import InvalidRequestError, PayloadTooLargeError
 
 if TYPE_CHECKING:
@@ -78,14 +77,7 @@ async def read_json(receive: Receive, kind: type[T], limit_bytes: int) -> T:
         PayloadTooLargeError: As `read_body` raises.
         InvalidRequestError: It is not JSON, or not of this kind.
     """
-    body = await read_body(receive, limit_bytes)
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        path, expected, found = explain(error)
-        raise InvalidRequestError(path, expected=expected, found=found) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequestError("body", expected="JSON", found=str(error)) from error
+    return decode_value(await read_body(receive, limit_bytes), kind)
 
 
 def _decompress(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:

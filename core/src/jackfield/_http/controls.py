@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
+from jackfield._changes import Register, SetLog, SetTraces, Unregister
 from jackfield._http.body import read_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from jackfield._control import Control
     from jackfield._logging_settings import LoggingSettings
     from jackfield._models import Models
     from jackfield._shared_memory import Regions
@@ -31,11 +33,13 @@ class Controls:
         self,
         models: Models,
         settings: ServerSettings,
+        control: Control,
         *,
         regions: Regions,
         logs: LoggingSettings,
     ) -> None:
         self._models = models
+        self._control = control
         self._limit_bytes = settings.max_body_bytes
         self._regions = regions
         self._logs = logs
@@ -51,18 +55,18 @@ class Controls:
         self._regions.require()
         wanted = await read_json(request.receive, _RegisterRequest, self._limit_bytes)
         name = request.path_params["region"]
-        self._regions.register(name, wanted.key, offset=wanted.offset, byte_size=wanted.byte_size)
+        await self._control.apply(Register(name, wanted.key, wanted.offset, wanted.byte_size))
         return Response(status_code=200)
 
     async def unregister(self, request: Request) -> Response:
         """Unregister one region, or all."""
-        self._regions.unregister(request.path_params.get("region", ""))
+        await self._control.apply(Unregister(request.path_params.get("region", "")))
         return Response(status_code=200)
 
     async def logging(self, request: Request) -> Response:
         """Change and give the logging settings."""
         if request.method == "POST":
-            self._logs.update(await self._read(request))
+            await self._control.apply(SetLog(await self._read(request)))
         return _json(self._logs.record())
 
     async def trace(self, request: Request) -> Response:
@@ -71,7 +75,7 @@ class Controls:
         if name:
             self._models.state(name)
         if request.method == "POST":
-            self._models.traces.update(await self._read(request), name)
+            await self._control.apply(SetTraces(name, await self._read(request)))
         return _json(self._models.traces.record(name))
 
     async def _read(self, request: Request) -> dict[str, Any]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from jackfield._models import Model, Models
+    from jackfield._model import Model
+    from jackfield._models import Models
     from jackfield._shared_memory import Regions
     from jackfield.messages import InferRequest, InferResponse
     from jackfield.settings import ServerSettings

@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from jackfield import __version__
+from jackfield._changes import LoadModel, UnloadModel
 from jackfield._http.body import read_json
 from jackfield._models import ModelState
 from jackfield._wire import extensions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from jackfield._control import Control
     from jackfield._models import Models
     from jackfield.settings import ServerSettings
 
@@ -36,11 +38,16 @@ class Management:
     """Answers what operators and clients ask beside inference."""
 
     def __init__(
-        self, models: Models, settings: ServerSettings, problem: Callable[[], str]
+        self,
+        models: Models,
+        settings: ServerSettings,
+        problem: Callable[[], str],
+        control: Control,
     ) -> None:
         self._models = models
         self._settings = settings
         self._problem = problem
+        self._control = control
 
     async def live(self, request: Request) -> Response:
         """Say that the process answers, and whether it is ready."""
@@ -54,7 +61,7 @@ class Management:
     async def model_ready(self, request: Request) -> Response:
         """Say whether a model version answers: 200 or 503, with the reason."""
         name, version = _name(request)
-        line = self._models.state(name, version)
+        line = await self._control.state(name, version)
         problem = "" if line.state is ModelState.READY else line.reason
         return _health(problem=problem, status=503 if problem else 200, name=name)
 
@@ -93,25 +100,25 @@ class Management:
     async def statistics(self, request: Request) -> Response:
         """Give what one model, or every model, did so far."""
         name, version = request.path_params.get("model", ""), request.path_params.get("version", "")
-        return _json({"model_stats": self._models.statistics(name, version)})
+        return _json({"model_stats": await self._control.statistics(name, version)})
 
     async def index(self, request: Request) -> Response:
         """List all model versions with their states and reasons."""
         wanted = await self._decode(request, _IndexRequest)
-        lines = await self._models.index()
+        lines = await self._control.index()
         return _json([line for line in lines if not wanted.ready or line.state == "READY"])
 
     async def load(self, request: Request) -> Response:
         """Load a model as it lies on disk now, its settings overridden where that is asked for."""
         wanted = await self._decode(request, _RepositoryRequest)
-        await self._models.load(request.path_params["model"], wanted.parameters)
+        await self._control.apply(LoadModel(request.path_params["model"], wanted.parameters))
         return Response(status_code=200)
 
     async def unload(self, request: Request) -> Response:
         """Unload all versions of a model."""
         # unload_dependents asks for models that this one is made of: no model here has any
         await self._decode(request, _RepositoryRequest)
-        await self._models.unload(request.path_params["model"])
+        await self._control.apply(UnloadModel(request.path_params["model"]))
         return Response(status_code=200)
 
     async def _decode(self, request: Request, kind: type[T]) -> T:

@@ -8,34 +8,41 @@ is unloaded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 
-from jackfield._http.body import read_json
+from jackfield._http.body import read_body, read_json
 from jackfield._http.errors import error_response
 from jackfield._http.infer import read_infer, write_infer
+from jackfield._process.routes import FarAnswer
+from jackfield._routes import Undecoded, Written, call_plain
 from jackfield._wire.json import ResponseForm
-from jackfield.errors import ModelNotFoundError, PayloadTooLargeError
+from jackfield._wire.value import encode_value
+from jackfield.errors import JackfieldError, ModelNotFoundError, PayloadTooLargeError
 from jackfield.messages import InferRequest, InferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
 
-    from jackfield._models import Model, Models
+    from jackfield._model import Model
+    from jackfield._models import Models
     from jackfield._routes import ModelRoute
     from jackfield._shared_memory import Regions
     from jackfield.settings import ServerSettings
+
+T = TypeVar("T")
 
 _PATHS = ("/v2/models/{model}/versions/{version}", "/v2/models/{model}")
 
@@ -92,9 +99,9 @@ class ModelRoutes:
     async def _answer(
         self, model: Model, router: Router, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        limited = _limit(receive, self._limit_bytes)
+        arriving = _Arriving(_limit(receive, self._limit_bytes))
         with model.visit():
-            await router(scope, limited, send)
+            await router(scope, arriving, send)
 
     def _defaults(self) -> list[Model]:
         """List the models that have routes, each by its default version."""
@@ -146,14 +153,16 @@ class ModelRoutes:
                         limit_bytes=self._limit_bytes,
                         regions=self._regions,
                     )
+                elif route.body is Undecoded:
+                    given[route.body_name] = await read_body(request.receive, self._limit_bytes)
                 elif route.body is not None:
                     given[route.body_name] = await read_json(
                         request.receive, route.body, self._limit_bytes
                     )
                 if is_async:
-                    result = await handler(**given)
+                    result = await _while_here(handler(**given), request.receive)
                 else:
-                    result = await asyncio.to_thread(handler, **given)
+                    result = await asyncio.to_thread(call_plain, handler, given)
                 return _response(result, model, form or ResponseForm())
             except HTTPException:
                 raise
@@ -198,13 +207,117 @@ def _limit(receive: Receive, limit_bytes: int) -> Receive:
     return receive_some
 
 
+class _Arriving:
+    """A request's body, and whether its caller is there: reads one part ahead while that is asked.
+
+    An ASGI receive callable, for one reader. It and a watcher never read at the same time: a server
+    gives what came to whichever is first.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._held: deque[Message | Exception] = deque()
+        self._changed = asyncio.Event()
+        self._is_reading = False
+        self._has_left = False
+
+    async def __call__(self) -> Message:
+        """Give the next part."""
+        while not self._held:
+            if self._has_left:
+                return {"type": "http.disconnect"}
+            if not self._is_reading:
+                return await self._read()
+            await self._change()
+        held = self._held.popleft()
+        self._changed.set()
+        if isinstance(held, Exception):
+            raise held
+        return held
+
+    async def watch(self) -> None:
+        """Return when the caller leaves."""
+        try:
+            while not self._has_left:
+                if self._is_reading or self._held:
+                    await self._change()
+                    continue
+                message = await self._read()
+                if not self._has_left:
+                    self._held.append(message)
+                    self._changed.set()
+                    if not message.get("more_body", False):  # all that comes now is his leaving
+                        await self._read()
+        except JackfieldError as error:  # it is too large, which who reads on is told
+            self._held.append(error)
+            self._changed.set()
+            await asyncio.get_running_loop().create_future()
+
+    async def _read(self) -> Message:
+        self._is_reading = True
+        try:
+            message = await self._receive()
+            self._has_left = message["type"] == "http.disconnect"
+            return message
+        finally:
+            self._is_reading = False
+            self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+async def _while_here(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """Work for a caller; who leaves ends it.
+
+    Raises:
+        ClientDisconnect: He left.
+    """
+    waiting = asyncio.current_task()
+    if not isinstance(receive, _Arriving) or waiting is None:
+        return await work
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        await receive.watch()
+        has_left = True
+        waiting.cancel()
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # the server's own reasons to cancel go before
+        if not has_left or waiting.uncancel():
+            raise
+        raise ClientDisconnect from None
+    finally:
+        watching.cancel()
+
+
+class _FarResponse(Response):
+    """One that a host sends as it comes."""
+
+    def __init__(self, answer: FarAnswer) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(ClientDisconnect):
+            await _while_here(self._answer.send(send), receive)
+
+
 def _response(value: object, model: Model, form: ResponseForm) -> Response:
     if isinstance(value, Response):
         return value
+    if isinstance(value, FarAnswer):
+        return _FarResponse(value)
     if isinstance(value, InferResponse):
         named = msgspec.structs.replace(value, model_name=model.name, model_version=model.version)
         payload, headers = write_infer(named, form)
         texts = {key.decode("latin1"): text.decode("latin1") for key, text in headers}
         return Response(payload, headers=texts)
-    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    body = value if isinstance(value, Written) else encode_value(value)
     return Response(body, media_type="application/json")

@@ -15,6 +15,7 @@ from jackfield._scheduling.plain import PlainScheduler
 from jackfield._scheduling.scheduler import Call, Scheduler
 from jackfield._scheduling.stream import iterate_async, iterate_in_thread
 from jackfield._scheduling.task import TaskScheduler
+from jackfield._scheduling.turns import Turns
 from jackfield._threads import ThreadBound, available_cores
 from jackfield.errors import ModelLoadError
 from jackfield.messages import InferRequest, InferResponse
@@ -25,8 +26,10 @@ __all__ = [
     "Call",
     "Execution",
     "Scheduler",
+    "Turns",
     "choose_scheduler",
     "choose_stream",
+    "count_threads",
 ]
 
 if TYPE_CHECKING:
@@ -63,45 +66,59 @@ def choose_scheduler(
     if levels and settings.default_priority_level > levels:
         problem = f"default_priority_level is {settings.default_priority_level}, of {levels} levels"
         raise ModelLoadError(problem)
-    gains = capabilities.thread_safe and capabilities.releases_gil
-    merger = Merger(name, metadata, is_row_wise=capabilities.row_wise)
+    merger = Merger(
+        name,
+        metadata,
+        is_row_wise=capabilities.row_wise,
+        is_suspect=getattr(runtime, "is_suspect", None),
+    )
     if capabilities.row_wise and not merger.is_row_wise:
         logger.info(
             "model '%s': its requests are not merged, since its metadata give an output a fixed "
             "first dimension; -1 stands for the rows",
             name,
         )
+    # what stands for a runtime in another process tells of that one
+    is_plain = getattr(runtime, "is_plain", not inspect.iscoroutinefunction(runtime.infer))
+    if is_plain and slots > 1 and not capabilities.thread_safe:
+        problem = f"max_concurrency is {slots}, and its infer may not run in several threads"
+        raise ModelLoadError(problem)
+    if is_plain:
+        slots = count_threads(capabilities, settings)
     if inspect.iscoroutinefunction(runtime.infer):
-        if settings.scheduler == "thread":
+        # of what another worker has: it is given threads, and its calls are counted, over there
+        counting = getattr(runtime, "counting", None)
+        if settings.scheduler == "thread" and counting is None:
             problem = "scheduler 'thread' does not fit: its infer is a coroutine function"
             raise ModelLoadError(problem)
-        if settings.scheduler == "process":
-            slots = slots or (available_cores() if gains else 1)
         return TaskScheduler(
             runtime.infer,
             name,
             settings,
             slots=slots or _UNBOUNDED,
             merger=merger,
-            statistics=statistics,
+            statistics=counting(statistics) if counting else statistics,
             arrivals=arrivals,
         )
-    if slots > 1 and not capabilities.thread_safe:
-        problem = f"max_concurrency is {slots}, and its infer may not run in several threads"
-        raise ModelLoadError(problem)
-    # several threads were measured to be slower than one where the GIL is held; and rows that
-    # wait for one thread come together in a batch
     return PlainScheduler(
         cast("Callable[[InferRequest], InferResponse]", runtime.infer),
         name,
         settings,
-        slots=slots or (available_cores() if gains and not capabilities.row_wise else 1),
+        slots=slots,
         merger=merger,
         statistics=statistics,
         arrivals=arrivals,
         bound=bound,
         is_thread_safe=capabilities.thread_safe,
     )
+
+
+def count_threads(capabilities: Capabilities, settings: ModelSettings) -> int:
+    """Tell how many calls of a plain `infer` compute at the same time, here or in a host."""
+    # several threads were measured to be slower than one where the GIL is held; and rows that
+    # wait for one thread come together in a batch
+    gains = capabilities.thread_safe and capabilities.releases_gil and not capabilities.row_wise
+    return settings.max_concurrency or (available_cores() if gains else 1)
 
 
 def choose_stream(runtime: Runtime, bound: ThreadBound | None = None) -> Stream | None:

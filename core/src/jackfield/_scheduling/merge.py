@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 
 from jackfield._scheduling.execution import Execution, Outcome
+from jackfield.errors import ModelNotReadyError
 from jackfield.messages import InferRequest, InferResponse
 from jackfield.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 
     from jackfield.messages import ModelMetadata, Parameter
 
@@ -38,10 +39,19 @@ class Merger:
             of rows: many models take one row as a vector. And an output whose first dimension is
             fixed is not the rows.
         is_row_wise: Whether the runtime's rows are independent.
+        is_suspect: Tells of a request whether its company might suffer from it; None for never.
     """
 
-    def __init__(self, name: str, metadata: ModelMetadata, *, is_row_wise: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        metadata: ModelMetadata,
+        *,
+        is_row_wise: bool,
+        is_suspect: Callable[[InferRequest], bool] | None = None,
+    ) -> None:
         self._name = name
+        self._is_suspect = is_suspect
         # an output of one size would be cut where that happens to be the number of rows
         has_rows = all(tensor.shape and tensor.shape[0] == -1 for tensor in metadata.outputs)
         #: Whether requests are merged.
@@ -81,7 +91,7 @@ class Merger:
             # in one part: else a tensor's parameters could be taken for the request's
             given = _hashable(tensor.parameters) if tensor.parameters else b""
             parts.append((tensor.name, tensor.datatype, shape[1:], given))
-        if not rows:
+        if not rows or (self._is_suspect is not None and self._is_suspect(request)):
             return None
         if request.parameters and (shared := _shared(request.parameters)):
             parts.append(_hashable(shared))
@@ -98,7 +108,8 @@ class Merger:
     ) -> Generator[InferRequest, Outcome, list[Outcome]]:
         """Answer requests that may be merged: yields what to run, and is sent what came of it.
 
-        A batch that fails is run again one by one, so that only the culprit fails.
+        A batch that fails is run again one by one, so that only the culprit fails; but not where
+        the model can't answer at all.
 
         Returns:
             For each request its part of the response, or its error.
@@ -118,6 +129,8 @@ class Merger:
                     self._name,
                     sum(counts),
                 )
+            elif isinstance(outcome, ModelNotReadyError):
+                return [outcome] * len(requests)
         outcomes = []
         for request in requests:
             outcome = yield request

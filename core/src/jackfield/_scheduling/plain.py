@@ -282,3 +282,8 @@ class PlainScheduler(Scheduler):
         super().close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def join(self) -> None:
+        """Wait until its threads have ended: until then they hold what they called last."""
+        if self._executor is not None:
+            self._executor.shutdown()

@@ -278,6 +278,10 @@ class Scheduler(ABC):
         self._is_closed = True
         self._refuse("it is unloaded")
 
+    @abstractmethod
+    def join(self) -> None:
+        """Wait until its threads have let go of the runtime; briefly, once it is drained."""
+
     def _refuse(self, problem: str) -> None:
         """Answer nobody any more, and tell those who wait."""
         self.problem = problem

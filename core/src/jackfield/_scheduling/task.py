@@ -120,3 +120,6 @@ class TaskScheduler(Scheduler):
         super().close()
         for task in self._tasks:
             task.cancel()
+
+    def join(self) -> None:
+        """Return at once: it has no threads."""
