@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pluggy
 import pytest
 
-from jackfield import EngineSpec, RuntimeSpec, hookspecs
+from jackfield import ArtifactSource, ArtifactSourceSpec, EngineSpec, RuntimeSpec, hookspecs
+from jackfield._code import import_class
 from jackfield._plugins import discover
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
@@ -56,8 +58,24 @@ def brings_an_engine(plugin):
     assert [type(spec) for spec in plugin.engines] == [EngineSpec]
 
 
+def brings_a_source(plugin):
+    [spec] = plugin.sources
+    assert isinstance(spec, ArtifactSourceSpec)
+    with TemporaryDirectory() as folder:
+        data = b"a model"
+        (Path(folder) / "wine.ubj").write_bytes(data)
+        source = import_class(spec.source)({"root": folder}, timeout_s=1.0)
+        assert isinstance(source, ArtifactSource)
+        [file] = source.list_files("share:/wine.ubj").files
+        told = []
+        source.fetch("share:/wine.ubj", file, Path(folder) / "copy", progress=told.append)
+        assert (Path(folder) / "copy").read_bytes() == data
+        assert (file.path, file.size, told[-1]) == ("wine.ubj", len(data), len(data))
+
+
 #: Hook -> what its example must achieve, once discovery has found the plugin.
 ACHIEVES = {
+    "jackfield_artifact_sources": brings_a_source,
     "jackfield_runtimes": brings_a_runtime,
     "jackfield_score_engines": brings_an_engine,
 }

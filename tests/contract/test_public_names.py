@@ -20,7 +20,17 @@ import jackfield
 #: What a public module offers to the core and to hosts of its own, not to plugins and users.
 KEPT_BELOW = {"hookspecs": {"PROJECT", "hookspec"}}
 #: Public packages with names of their own, and the entry point of `python -m jackfield`.
-APART = {"artifacts", "client", "codecs", "score", "tabular", "testing", "window", "__main__"}
+APART = {
+    "artifacts",
+    "client",
+    "codecs",
+    "score",
+    "stable",
+    "tabular",
+    "testing",
+    "window",
+    "__main__",
+}
 HEAVY = {"numpy", "orjson", "starlette", "uvicorn", "hypercorn", "grpc", "google", "click", "rich"}
 
 MODULES = sorted(

@@ -11,6 +11,8 @@ from jackfield._cli import cli
 from jackfield.settings import (
     _MLSERVER,
     CorsSettings,
+    EnvironmentSettings,
+    VersionPolicy,
     default,
     description,
     fields,
@@ -154,12 +156,18 @@ def another_value(field):
         return not value
     if isinstance(value, str):
         return "a" * 64
+    if field.name == "source_options":
+        return {"s3": {"endpoint_url": "https://example.org"}}
+    if field.name == "environment":
+        return EnvironmentSettings(requirements=["wine"])
+    if field.name == "version_policy":
+        return VersionPolicy(latest=2)
     if field.name == "cors_settings":
         return CorsSettings(allow_origins=["https://example.org"])
     return (value or 0) + 1
 
 
 def as_text(value):
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, msgspec.Struct | dict):
         return msgspec.json.encode(value).decode()
     return str(value).lower() if isinstance(value, bool) else str(value)

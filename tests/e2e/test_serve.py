@@ -220,11 +220,21 @@ def test_a_taken_port_ends_the_start_with_a_message(jackfield, iris, option):
     assert "Traceback" not in done.stderr
 
 
-def test_an_absent_path_and_several_workers_are_refused(jackfield, iris, tmp_path):
+def test_an_absent_path_is_refused(jackfield, tmp_path):
     done = run_jackfield("serve", tmp_path / "nothing", command=jackfield)
     assert (done.returncode, "there is no such file or folder" in done.stderr) == (1, True)
-    done = run_jackfield("serve", iris, "--workers", "2", command=jackfield)
-    assert (done.returncode, "--workers 1" in done.stderr) == (1, True)
+
+
+def test_several_workers_serve_a_file_as_one(jackfield, iris):
+    with serving(iris, "--workers", "2", command=jackfield) as served:
+        assert re.search(r"^2 +\d+ ", served.stdout, re.M), served.stdout  # worker, process
+        # a connection each: they go to both
+        for _ in range(8):
+            assert ask(f"{served.http}/v2/models/iris")["outputs"][0]["data"] == [0, 2]
+        index = httpx.post(f"{served.http}/v2/repository/index", json={}).json()
+        assert [(each["name"], each["state"]) for each in index] == [("iris", "READY")]
+        served.process.terminate()
+        assert served.wait_stopped(timeout_s=TIMEOUT_S) == 0
 
 
 def test_every_log_line_is_an_object_where_json_is_asked_for(jackfield, mixed):

@@ -1,8 +1,12 @@
-"""One running server with a few models, which all tests of real clients share."""
+"""One running server with a few models, which all tests of real clients share.
+
+They ask it twice: first its models are in its own process, then in hosts.
+"""
 
 import gc
 import inspect
 import os
+import sys
 
 import joblib
 import pytest
@@ -13,38 +17,55 @@ from tests.serving import serving, write_model
 
 #: Small, so that a body over it is quickly sent.
 MAX_BODY_BYTES = 100_000
+#: Models that share a host, whose interpreter and packages are given; each other one has its own.
+IN_ENVIRONMENT = ("iris", "versioned", "meeting")
+
+
+@pytest.fixture(scope="session", params=["in_server", "in_hosts"])
+def write(request):
+    """`write_model`, for models of the server's own process, or for models in hosts."""
+
+    def write(parent, implementation, *, name, **settings):
+        if request.param == "in_hosts":
+            is_given = name in IN_ENVIRONMENT
+            settings |= {"environment": sys.prefix} if is_given else {"scheduler": "process"}
+        return write_model(parent, implementation, name=name, **settings)
+
+    return write
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory):
+def repository(write, tmp_path_factory):
     """The folder that is served; a test may add a model under a name of its own, and load it."""
     folder = tmp_path_factory.mktemp("repository")
-    write_model(folder, "echo.Echo", name="echo")
+    write(folder, "echo.Echo", name="echo")
     for version in ("2", "10"):
-        write_model(
+        write(
             folder,
             "echo.Echo",
             name="versioned",
             folder=f"versioned-{version}",
             parameters={"version": version},
         )
-    write_model(folder, "faulty.Faulty", name="failing", parameters={"extra": {"infer": "raises"}})
-    write_model(folder, "faulty.Faulty", name="broken", parameters={"extra": {"load": "raises"}})
+    write(folder, "faulty.Faulty", name="failing", parameters={"extra": {"infer": "raises"}})
+    write(folder, "faulty.Faulty", name="broken", parameters={"extra": {"load": "raises"}})
     for name in ("told", "listening", "deaf"):
-        write_model(folder, f"told.{name.title()}", name=name)
+        write(folder, f"told.{name.title()}", name=name)
     for name in ("counting", "endless", "meeting"):
-        write_model(folder, f"streams.{name.title()}", name=name)
+        write(folder, f"streams.{name.title()}", name=name)
+    # two requests at a time, of which the first waits long for the other
+    write(folder, "tallying.Tallying", name="tallying", max_batch_size=2, max_batch_time=10)
     os.mkfifo(folder / "endless" / "cancelled")
     fp32 = {"name": "x", "datatype": "FP32"}
     tensors = {"one": [fp32 | {"shape": [-1, 2]}], "open": [fp32 | {"shape": [-1, -1]}]}
     for name, inputs in tensors.items():
-        write_model(folder, "echo.Echo", name=name, inputs=inputs)
+        write(folder, "echo.Echo", name=name, inputs=inputs)
     text = {"name": "x", "datatype": "BYTES", "shape": [1]}
-    write_model(folder, "echo.Echo", name="text", inputs=[text])
+    write(folder, "echo.Echo", name="text", inputs=[text])
     scores = {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
     labels = {"parameters": {"classes": ["cat", "dog", "ζ"]}}
-    write_model(folder, "echo.Echo", name="scores", inputs=[scores], outputs=[scores | labels])
-    iris = write_model(folder, "sklearn", name="iris")
+    write(folder, "echo.Echo", name="scores", inputs=[scores], outputs=[scores | labels])
+    iris = write(folder, "sklearn", name="iris")
     joblib.dump(
         LogisticRegression(max_iter=1000).fit(*load_iris(return_X_y=True)), iris / "model.joblib"
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import uuid
@@ -15,27 +14,6 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 from tritonclient.utils import shared_memory as shm
 
 from jackfield import Server, ServerSettings
-
-ECHO = """
-from jackfield import InferResponse, ModelMetadata
-
-
-class Echo:
-    def __init__(self, context):
-        pass
-
-    def load(self):
-        pass
-
-    def metadata(self):
-        return ModelMetadata(platform="echo")
-
-    async def infer(self, request):
-        return InferResponse(request.inputs)
-
-    def close(self):
-        pass
-"""
 
 
 @contextlib.contextmanager
@@ -67,13 +45,8 @@ def serving(folder, **settings):
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "echo"
-    folder.mkdir()
-    (folder / "own.py").write_text(ECHO)
-    settings = {"name": "echo", "implementation": "own.Echo"}
-    (folder / "model-settings.json").write_text(json.dumps(settings))
-    return folder.parent
+def models(write, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("models"), "echo.Echo", name="echo").parent
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from tests.protocol.triton import texts
-from tests.serving import write_model
 
 from jackfield import __version__
 
@@ -322,8 +321,8 @@ async def test_the_index_lists_states_and_reasons(triton):
     assert reason.startswith("failed to load: ")
 
 
-async def test_a_model_can_be_added_loaded_unloaded_and_loaded_again(triton, repository):
-    name = add_model(triton, repository)
+async def test_a_model_can_be_added_loaded_unloaded_and_loaded_again(triton, repository, write):
+    name = add_model(triton, repository, write)
     assert (await index(triton))[name, ""] == ("UNAVAILABLE", "not loaded")
 
     for _ in range(2):
@@ -340,8 +339,8 @@ async def test_a_model_can_be_added_loaded_unloaded_and_loaded_again(triton, rep
         assert f"model '{name}' is not ready: unloaded" in text
 
 
-async def test_a_load_overrides_what_describes_a_model_until_the_next(triton, repository):
-    name = add_model(triton, repository)
+async def test_a_load_overrides_what_describes_a_model_until_the_next(triton, repository, write):
+    name = add_model(triton, repository, write)
     inputs = [{"name": "x", "datatype": "INT64", "shape": [-1]}]
     config = {"platform": "mine", "inputs": inputs, "max_queue": 7}
 
@@ -355,8 +354,8 @@ async def test_a_load_overrides_what_describes_a_model_until_the_next(triton, re
     assert (metadata["platform"], metadata.get("inputs", [])) == ("echo", [])
 
 
-async def test_a_refused_load_leaves_the_model_as_it_was(triton, repository):
-    name = add_model(triton, repository)
+async def test_a_refused_load_leaves_the_model_as_it_was(triton, repository, write):
+    name = add_model(triton, repository, write)
     await triton.ask("load_model", name)
     load = triton.ask("load_model", name, config='{"platform": "mine", "parameters": {}}')
     await triton.refusal("400", load)
@@ -385,8 +384,8 @@ async def test_the_configuration_has_tritons_form(triton):
     assert config["model_transaction_policy"]["decoupled"] is True
 
 
-async def test_statistics_count_what_was_asked_and_what_failed(triton, repository):
-    name = add_model(triton, repository)
+async def test_statistics_count_what_was_asked_and_what_failed(triton, repository, write):
+    name = add_model(triton, repository, write)
     await triton.ask("load_model", name)
     for _ in range(3):
         await triton.infer(name, X)
@@ -447,10 +446,10 @@ async def test_the_settings_of_traces_are_read_and_changed_for_one_model(triton)
     assert "trace_level: expected OFF alone, or" in await triton.refusal("400", update)
 
 
-def add_model(triton, repository):
+def add_model(triton, repository, write):
     """Make a model folder for one client and one test; gives the name."""
     name = f"added-{triton.name}-{len([*repository.iterdir()])}"
-    write_model(repository, "echo.Echo", name=name)
+    write(repository, "echo.Echo", name=name)
     return name
 
 

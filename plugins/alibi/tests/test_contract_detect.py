@@ -27,14 +27,10 @@ class OfDetector(RuntimeContract):
     #: Another process imports Alibi Detect anew, for ten seconds: once for each form is enough.
     is_alone = False
 
-    def test_another_process_gives_the_same_answers(
-        self, spec, model_dir, settings, example, tmp_path
-    ):
+    def test_another_process_gives_the_same_answers(self, spec, model_dir, settings, example):
         if not self.is_alone:
             pytest.skip("another class asks another process about a detector of this form")
-        super().test_another_process_gives_the_same_answers(
-            spec, model_dir, settings, example, tmp_path
-        )
+        super().test_another_process_gives_the_same_answers(spec, model_dir, settings, example)
 
     @pytest.fixture
     def spec(self):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import sys
 import textwrap
@@ -166,7 +165,7 @@ def test_no_tracking_server_is_told(load, monkeypatch, tmp_path):
         load(None, uri="runs:/abc/model")
 
 
-def test_a_process_of_its_own_goes_without_mlflows_paths(saved, tmp_path, caplog):
+def test_a_process_of_its_own_has_mlflows_paths(saved, tmp_path):
     settings = {
         "name": "apart",
         "implementation": "mlflow",
@@ -174,13 +173,14 @@ def test_a_process_of_its_own_goes_without_mlflows_paths(saved, tmp_path, caplog
         "scheduler": "process",
     }
     (tmp_path / "model-settings.json").write_text(json.dumps(settings))
+    row = FLOWERS.iloc[:1].to_json(orient="split", index=False)
+    row = f'{{"dataframe_split": {row}}}'.encode()
     with running(tmp_path) as server, Client(server.http) as client:
         assert client.model("apart").infer(rows())["output-0"].tolist() == [0, 0]
-        address = f"{server.http}/v2/models/apart/invocations"
-        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
-            urllib.request.urlopen(address, data=b"{}")
-        caught.value.close()
-    assert re.search(r"own routes \(.*'/invocations'.*\) are not served", caplog.text)
+        for address in (f"{server.http}/v2/models/apart/invocations", f"{server.http}/invocations"):
+            asked = urllib.request.Request(address, row, {"content-type": "application/json"})
+            with urllib.request.urlopen(asked) as answer:
+                assert json.load(answer) == {"predictions": [0]}
 
 
 # ---- what is known of it ----

@@ -38,6 +38,7 @@ def held(trained):
 
 class OfMllib(RuntimeContract):
     name = ""
+    measured = ("route_ms", "dataframe_ms")
 
     @pytest.fixture
     def spec(self):

@@ -26,14 +26,16 @@ import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import pytest
 
 from jackfield._example import example_request
-from jackfield._repository import is_artifact
+from jackfield._process.hosts import Hosts
+from jackfield._process.proxy import load_in_process
+from jackfield._repository import ModelSource, is_artifact
 from jackfield._wire.json import decode_infer
 from jackfield.errors import InvalidRequestError
 from jackfield.messages import InferRequest, InferResponse, ModelMetadata, RequestedOutput
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from jackfield._loading import Loaded
     from jackfield.messages import TensorMetadata
 
 __all__ = ["RuntimeContract"]
@@ -60,6 +63,8 @@ _CYCLES = 6
 _RESIDENT_NOISE = 4 * 1024 * 1024
 #: Responses after which a stream is left.
 _STREAMED = 1000
+#: The same, of a stream in another process.
+_STREAMED_THERE = 3
 _PROCESS_TIMEOUT_S = 240.0
 
 _IMPORTED = """
@@ -71,13 +76,6 @@ describe = getattr(module, "jackfield_runtimes", None)
 if describe is not None:
     describe()
 print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
-"""
-
-_ANSWER = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[2])
-from jackfield.testing import contract
-contract._answer(sys.argv[1])
 """
 
 
@@ -93,6 +91,8 @@ class RuntimeContract:
     atol: float = 1e-8
     #: How much Python and NumPy memory a load, an answer and a close may leave taken, in bytes.
     leak_bytes: int = 8 * 1024
+    #: Parameters of the metadata that are measured while the model loads: they differ each time.
+    measured: tuple[str, ...] = ()
 
     @pytest.fixture
     def spec(self) -> RuntimeSpec:
@@ -337,24 +337,43 @@ class RuntimeContract:
         for parameters in (response.parameters, *(each.parameters for each in response.outputs)):
             assert msgspec.msgpack.decode(msgspec.msgpack.encode(parameters)) == parameters
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="models have no process of their own there")
     def test_another_process_gives_the_same_answers(
-        self,
-        spec: RuntimeSpec,
-        model_dir: Path,
-        settings: ModelSettings,
-        example: InferRequest,
-        tmp_path: Path,
+        self, spec: RuntimeSpec, model_dir: Path, settings: ModelSettings, example: InferRequest
     ) -> None:
-        """The spec, the context and the artifact are all that a runtime needs."""
-        context = _context(spec, _artifact(spec, model_dir), settings)
-        file = tmp_path / "exchange.pickle"
-        file.write_bytes(pickle.dumps((spec, context, example)))
-        _run_python(_ANSWER, str(file))
-        runtime = _load(spec, context)
+        """Served with ``"scheduler": "process"`` a model tells and answers what it does here."""
+        source = ModelSource(
+            name=settings.name,
+            version=settings.parameters.version,
+            folder=model_dir if model_dir.is_dir() else model_dir.parent,
+            settings=msgspec.structs.replace(settings, scheduler="process"),
+            artifact=_artifact(spec, model_dir),
+            spec=spec,
+        )
+        there = asyncio.run(_served_in_host(source, example))
+        runtime = _load(spec, _context(spec, _artifact(spec, model_dir), settings))
         try:
-            self._check_same(pickle.loads(file.read_bytes()), _infer(runtime, example))
+            assert there.loaded.capabilities == _capabilities(runtime, spec)
+            # the server puts in the model's name, and what its settings say
+            told = msgspec.structs.replace(runtime.metadata(), name=source.name)
+            for name in ("platform", "inputs", "outputs"):
+                if said := getattr(settings, name):
+                    told = msgspec.structs.replace(told, **{name: said})
+            assert self._without_measured(there.loaded.metadata) == self._without_measured(told)
+            self._check_same(there.response, _infer(runtime, example))
+            if getattr(runtime, "stream", None) is not None:
+                expected = _stream(runtime, example, most=_STREAMED_THERE)
+                assert len(there.streamed) == len(expected)
+                for one, other in zip(there.streamed, expected, strict=True):
+                    self._check_same(one, other)
         finally:
             runtime.close()
+
+    def _without_measured(self, metadata: ModelMetadata) -> bytes:
+        parameters = {
+            name: value for name, value in metadata.parameters.items() if name not in self.measured
+        }
+        return msgspec.json.encode(msgspec.structs.replace(metadata, parameters=parameters))
 
     # ---- load and close ----
 
@@ -520,13 +539,29 @@ def _serve_once(spec: RuntimeSpec, context: ModelContext, example: InferRequest)
     gc.collect()
 
 
-def _answer(file: str) -> None:
-    """Be the other process: load what the file says, and leave the answer in it."""
-    exchange = Path(file)
-    spec, context, example = pickle.loads(exchange.read_bytes())
-    runtime = _load(spec, context)
-    exchange.write_bytes(pickle.dumps(_infer(runtime, example)))
-    runtime.close()
+class _Served(NamedTuple):
+    """What a model in a host told and answered."""
+
+    loaded: Loaded
+    response: InferResponse
+    streamed: Sequence[InferResponse]
+
+
+async def _served_in_host(source: ModelSource, example: InferRequest) -> _Served:
+    """Load a model in a process of its own, as a server does, and ask it."""
+    hosts = Hosts()
+    loop = asyncio.get_running_loop()
+    try:
+        loaded = await asyncio.to_thread(load_in_process, source, hosts, loop)
+        async with asyncio.timeout(_PROCESS_TIMEOUT_S):
+            response = _checked(await _wait(loaded.runtime.infer(_as_sent(example))))
+            streamed: list[InferResponse] = []
+            stream = getattr(loaded.runtime, "stream", None)
+            if stream is not None:
+                streamed = await _collect(stream(_as_sent(example)), _STREAMED_THERE)
+    finally:
+        await asyncio.to_thread(hosts.close)
+    return _Served(loaded, response, streamed)
 
 
 def _run_python(code: str, argument: str) -> str:
