@@ -47,6 +47,13 @@ TABLES = ("pandas>=2", "scikit-learn>=1.4")
 TORCH = "torch==2.13.0"
 # one of each major that a framework asks for
 NUMPYS = {"1": "numpy==1.26.4", "2": "numpy>=2"}
+#: Parts of the core that know nothing of arrays, nor of tables: tested with one NumPy.
+ONCE = ("cache", "environments", "reload", "sources", "watch", "workers")
+# where artifacts are fetched from: clients, and servers to ask that run here; and file events
+STORES = (
+    *("s3fs", "moto[server]", "boto3", "requests", "gcsfs", "gcp-storage-emulator", "adlfs"),
+    *("huggingface_hub", "trustme", "watchfiles"),
+)
 # the clients' protobuf caps differ, and kserve and tritonclient.grpc can't share a process
 TRITONCLIENT = "tritonclient[all]==2.73.0"
 KSERVE = "kserve==0.21.0"
@@ -104,7 +111,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
     stubs = ["grpc-stubs", "types-protobuf", "types-PyYAML"]
-    install(session, *PLUGINS, also=["mypy==2.4.1", *stubs, "nox", "rich", "pytest", "httpx"])
+    tools = ["mypy==2.4.1", "nox", "rich", "pytest", "httpx", "watchfiles"]
+    install(session, *PLUGINS, also=[*tools, *stubs])
     session.run("mypy", "core/src", *(f"plugins/{name}/src" for name in PLUGINS))
     session.run("mypy", f"{ONNX_EXAMPLE}/src")
     session.run("mypy", "noxfile.py", "benchmarks")
@@ -116,11 +124,12 @@ def tests(session: nox.Session, numpy: str) -> None:
     """Test the core, on NumPy 1 with no framework installed and on NumPy 2 with pandas."""
     schemas = ["openapi-spec-validator", "jsonschema"]
     # all but tables in files has to work without pandas and pyarrow, too
-    tables = ["pandas>=2", "pyarrow>=15"] if numpy == "2" else []
-    tools = [*TEST_TOOLS, *schemas, "blockbuster", "pytest-xdist"]
+    tables = ["pandas>=2", "pyarrow>=15", *STORES] if numpy == "2" else []
+    tools = [*TEST_TOOLS, *schemas, "blockbuster", "pytest-xdist", "uv"]
     install(session, also=[*tools, NUMPYS[numpy], *tables])
+    left_out = [f"--ignore-glob=*/test_{name}*" for name in ONCE] if numpy == "1" else []
     # two processes: the suite waits for servers and child processes as much as it computes
-    session.run("pytest", "-n2", "--dist=worksteal", "core/tests", *session.posargs)
+    session.run("pytest", "-n2", "--dist=worksteal", "core/tests", *left_out, *session.posargs)
 
 
 @nox.session(default=False, python=["3.12", "3.13"])
@@ -246,6 +255,13 @@ def build_wheels(session: nox.Session, folder: Path, *, also: Iterable[str] = ()
     for path in ("core", *(f"plugins/{name}" for name in PLUGINS), *also):
         session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), path, silent=True)
     return folder
+
+
+@nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Kill, reload and unload at random under load for ten minutes; no answer may be wrong."""
+    install(session, also=[*TEST_TOOLS, "watchfiles"])
+    session.run("python", "-m", "tests.chaos", *(session.posargs or ["--watch"]))
 
 
 @nox.session(default=False)
