@@ -142,6 +142,12 @@ def settings_page() -> str:
             f"Each of `inputs` and `outputs` has {_names(TensorMetadata)}.",
             "### parameters",
             _settings_table(settings.ModelParameters, "JACKFIELD_MODEL_"),
+            "### environment",
+            "An object, or its `path` alone; [Environments](environments.md) has how it is made.",
+            _settings_table(settings.EnvironmentSettings),
+            "### version_policy",
+            "`all`, or an object; [Versions and hot reload](reload.md) has how versions lie.",
+            _settings_table(settings.VersionPolicy),
             "### monitors",
             "Each of `monitors`; [Monitors](monitors.md) has how they work.",
             _settings_table(settings.MonitorSettings),
@@ -158,9 +164,11 @@ def settings_page() -> str:
 
 
 def variable(prefix: str, field: msgspec.structs.FieldInfo) -> str:
-    """Name the environment variable of a field; empty where text can't hold its value."""
+    """Name the environment variable of a field; empty for what belongs to a model's file."""
     kind = get_args(field.type)[0]
-    in_file_only = get_origin(kind) in (list, dict) or isinstance(kind, type(msgspec.Struct))
+    in_file_only = prefix != "JACKFIELD_" and (
+        get_origin(kind) in (list, dict) or isinstance(kind, type(msgspec.Struct))
+    )
     return "" if in_file_only else prefix + field.name.upper()
 
 
@@ -243,6 +251,9 @@ EXAMPLES: tuple[errors.JackfieldError, ...] = (
         "unknown setting 'http_prt'; did you mean 'http_port'",
     ),
     errors.PluginError("jackfield-onnx", "0.1.0", "ImportError: no module named 'onnxruntime'"),
+    errors.DeadlyRequestError("iris", "2", how="was killed by signal 11 (SIGSEGV)"),
+    errors.ProcessDiedError("its process was killed by signal 9 (SIGKILL)"),
+    errors.CrashLoopError("5 workers in a row ended before they served; the log tells more"),
     errors.ModelLoadError("its artifact 'model.joblib' is missing"),
     errors.ScoreError("the table has no column 'ash'"),
 )

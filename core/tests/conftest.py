@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import json
+import logging
+import os
 import shutil
 import sys
+import textwrap
 import threading
 import types
 from pathlib import Path
@@ -19,10 +23,39 @@ from blockbuster import blockbuster_ctx
 
 from jackfield import InferRequest, Server, ServerSettings, Tensor
 from jackfield._grpc.server import GrpcServer
-from jackfield._grpc.servicer import Servicer
 from jackfield._wire.descriptors import METHODS, SERVICE
 
 RUNTIMES = Path(__file__).with_name("runtimes.py")
+#: Whose levels a command sets; the first is the root.
+_LOGGERS = ("", "jackfield", "jackfield.http", "uvicorn", "uvicorn.error", "hypercorn", "httpx")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """Undo what a command that runs here does to the process's log."""
+    root = logging.getLogger()
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in _LOGGERS}
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """Give the servers of ``stores.py``, from which artifacts are fetched."""
+    spec = importlib.util.spec_from_file_location("stores", Path(__file__).with_name("stores.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def web(stores):
+    """Run a web server on loopback."""
+    server = stores.WebServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -200,9 +233,7 @@ def serving(client_of):
     async def serve(*paths, **settings):
         settings = ServerSettings(**settings)
         async with Server(paths, plugins=(), settings=settings) as server:
-            facts = (server._models, settings, server._problem)
-            servicer = Servicer(*facts, regions=server._regions, logs=server._logs)
-            listener = GrpcServer(servicer, settings, server._problem)
+            listener = GrpcServer(server._servicer(), settings, server._problem)
             address = f"127.0.0.1:{await listener.start('127.0.0.1', 0)}"
             try:
                 async with client_of(server) as rest, grpc.aio.insecure_channel(address) as channel:
@@ -326,3 +357,67 @@ class Reader:
     def close(self):
         pass
 """
+
+
+class Gate:
+    """A FIFO that code in another process waits at or writes to; nothing polls."""
+
+    def __init__(self, path):
+        self.path = path
+        os.mkfifo(path)
+
+    async def pass_through(self):
+        """Meet the one that opens the other end, and read what it wrote."""
+        return await self._meet(self.path.read_text)
+
+    async def open(self):
+        """Let one go on that waits."""
+        await self._meet(self.path.write_text, "open")
+
+    async def _meet(self, act, *args):
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(act, *args), 20)
+        except TimeoutError:
+            # let the thread go, for which the loop would wait
+            os.close(os.open(self.path, os.O_RDWR | os.O_NONBLOCK))
+            raise
+
+
+@pytest.fixture
+def gates(tmp_path):
+    """Two FIFOs: a model tells that it began, and waits until it may go on."""
+    return Gate(tmp_path / "began"), Gate(tmp_path / "may_go_on")
+
+
+#: How the code of a model in another process begins.
+HEAD = """
+import asyncio, gc, logging, os, signal, sys, threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackfield import (
+    Capabilities, InferRequest, InferResponse, InvalidRequestError, ModelLoadError, OverloadedError,
+    Tensor, route,
+)
+
+GATES = Path({gates!r})
+
+
+def meet():
+    (GATES / "began").write_text("began")
+    (GATES / "may_go_on").read_text()
+
+"""
+
+
+@pytest.fixture
+def add_code(add_model, tmp_path):
+    """Write a model with the code of a class `M`."""
+
+    def add(code, name="m", **settings):
+        whole = HEAD.format(gates=str(tmp_path)) + textwrap.dedent(code)
+        return add_model(name, "M", code=whole, **settings)
+
+    return add

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -87,10 +86,6 @@ def invoke(environ, tmp_path, monkeypatch):
         if name.upper().startswith(("JACKFIELD_", "MLSERVER_")):
             monkeypatch.delenv(name)
 
-    # a command configures the process's log
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
     def invoke(*arguments, plugins="", **variables):
         monkeypatch.setenv("JACKFIELD_PLUGINS", plugins)
         for name, value in variables.items():
@@ -98,9 +93,7 @@ def invoke(environ, tmp_path, monkeypatch):
         with contextlib.chdir(tmp_path):
             return CliRunner().invoke(cli, [str(each) for each in arguments])
 
-    yield invoke
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return invoke
 
 
 def read_until(process, pattern):
@@ -202,7 +195,8 @@ def test_the_log_may_be_json(add_model, start):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--workers", "2"], "2 workers are not served yet; start with --workers 1"),
+        (["--workers", "2", "--strict"], "model 'bad': failed to load: OSError: the file is corr"),
+        (["--workers", "some"], "option --workers: workers: expected one of the names that are"),
         (["--workers", "0"], "option --workers: workers: expected an integer >= 1"),
         (["--http-port", "70000"], "option --http-port: http_port: expected an integer <= 65535"),
         (["--strict"], "model 'bad': failed to load: OSError: the file is corrupt"),
@@ -354,6 +348,27 @@ def test_plugins_as_json_are_for_programs(add_plugin, invoke):
         {"pattern": "*.good", "executes_code": False, "by_content": False, "is_folder": False}
     ]
     assert runtime["frameworks"]["nothing-of-this-name"] == "not installed"
+
+
+def test_where_artifacts_are_fetched_from_is_listed_with_what_it_lacks(add_plugin, invoke):
+    add_plugin(
+        "store",
+        "from jackfield import ArtifactSourceSpec, hookimpl\n"
+        "@hookimpl\ndef jackfield_artifact_sources():\n"
+        "    return [ArtifactSourceSpec(schemes=('mine', 'gs'), source='m:M',\n"
+        "        install='pip install mine', packages=('numpy', 'nothing-of-this-name'))]\n",
+    )
+    output = invoke("plugins", plugins="store").output
+    assert re.search(r"^store +jackfield-store 1\.2\.3 +source +mine: gs:", output, re.M)
+    assert re.search(
+        r"^fetches gs: mine: \(numpy [\d.]+, nothing-of-this-name not installed; "
+        r"pip install mine\)$",
+        output,
+        re.M,
+    )
+    assert re.search(r"^fetches https: http:$", output, re.M)
+    [plugin] = json.loads(invoke("plugins", "--json", plugins="store").output)
+    assert plugin["sources"][0]["schemes"] == ["mine", "gs"]
 
 
 def test_the_trace_has_a_line_for_each_step_of_each_plugin(add_plugin, invoke, monkeypatch):

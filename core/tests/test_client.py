@@ -817,6 +817,7 @@ def test_events_are_cut_wherever_the_pieces_end(size):
         (Code.UNIMPLEMENTED, "", {}, RemoteNotFoundError, {"text": "no text"}),
         (Code.INVALID_ARGUMENT, "no", {}, RemoteRequestError, {}),
         (Code.UNAVAILABLE, "Failed to connect to all", {}, NoAnswerError, {"was_sent": False}),
+        (Code.UNAVAILABLE, "Stream removed (Socket closed)", {}, NoAnswerError, {"was_sent": True}),
         (Code.UNAVAILABLE, "loading", {}, RemoteCapacityError, {"retry_after_s": 0}),
         (
             Code.RESOURCE_EXHAUSTED,
@@ -841,6 +842,32 @@ def test_a_grpc_status_becomes_an_error_of_its_kind(code, details, trailers, kin
     error = failure("grpc://test", code, details, trailers, timeout_s=5)
     assert type(error) is kind
     assert {name: getattr(error, name) for name in facts} == facts
+
+
+DYING = """
+import os, signal
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+
+class Dying(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+
+server = grpc.server(ThreadPoolExecutor(1), handlers=[Dying()])
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+server.wait_for_termination()
+"""
+
+
+def test_a_call_whose_server_died_may_have_been_computed():
+    command = [sys.executable, "-c", DYING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        url = f"grpc://127.0.0.1:{server.stdout.readline().strip()}"
+        # by the default rules of what is sent again: this is not
+        with Client(url) as client, pytest.raises(NoAnswerError) as caught:
+            client.server_metadata()
+    assert caught.value.was_sent
 
 
 def test_a_grpc_answer_that_is_no_message_is_told():

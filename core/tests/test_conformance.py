@@ -14,8 +14,8 @@ import pytest
 
 from jackfield import ServerSettings
 from jackfield._http.runners import create_runner
+from jackfield._ports import listen
 from jackfield._wire.descriptors import METHODS, SERVICE
-from jackfield.server import _listen
 from jackfield.testing.conformance import CHECKS, ConformanceError, Level, Outcome, run
 from jackfield.testing.conformance._page import update
 
@@ -246,7 +246,7 @@ class BrokenGrpc(grpc.GenericRpcHandler):
 
 @pytest.fixture
 async def broken():
-    listener = _listen("127.0.0.1", 0, "http_port")
+    listener = listen("127.0.0.1", 0, "http_port")
     host, port = listener.getsockname()[:2]
     runner = create_runner(BrokenRest(), listener, ServerSettings())
     task = asyncio.create_task(runner.serve())

@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 
 from jackfield import InvalidRequestError
-from jackfield._cli.log import configure_logging
+from jackfield._log import configure_logging
 from jackfield._logging_settings import LoggingSettings
 from jackfield._wire.descriptors import METHODS
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from jackfield import ModelMetrics, OverloadedError, RuntimeFailedError, Server
+from jackfield._control import Control
 from jackfield._http.metrics import create_metrics_app
 from jackfield._metrics import Metrics
+from jackfield._shared_memory import OFF
 from jackfield._statistics import (
     DEPTHS,
     FAILURES,
@@ -273,7 +275,8 @@ async def test_a_name_of_the_servers_own_metrics_is_refused_to_models(
     add_model("m", "Mine", code=code)
     async with Server([models_dir], plugins=()) as server:
         metrics = Metrics(server._models.loaded, LoadStatistics(), mlserver_names=True)
-        async with client_of(create_metrics_app(metrics, "/metrics")) as client:
+        control = Control(server._models, metrics, regions=OFF, logs=server._logs)
+        async with client_of(create_metrics_app(control, "/metrics")) as client:
             found = families((await client.get("/metrics")).content)
     sevens = {
         sample.name

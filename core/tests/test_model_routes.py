@@ -379,3 +379,43 @@ async def test_a_caller_who_leaves_while_sending_is_no_failure_of_the_model(serv
         }
         await server(scope, receive, send)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_body_that_comes_after_its_headers_is_whole(serve, turns):
+    arrived = asyncio.Event()
+    rest = [b"a", b"b", b"c"]
+    received = bytearray()
+
+    async def receive():
+        # as uvicorn's: what came goes to whoever asks first when it is there
+        await arrived.wait()
+        if not rest:
+            await asyncio.Event().wait()
+        body = rest.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(rest)}
+
+    async def send(message):
+        received.extend(message.get("body", b""))
+
+    expected = b"".join(rest)
+    route = (
+        "@route('/f', methods=['POST'])\n"
+        "    async def f(self, request: Request):\n"
+        "        return PlainTextResponse(await request.body())"
+    )
+    async with serve(route) as server, asyncio.timeout(10):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v2/models/m/f",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-length", b"%d" % len(expected))],
+        }
+        asking = asyncio.create_task(server(scope, receive, send))
+        for _ in range(turns):  # of the loop
+            await asyncio.sleep(0)
+        arrived.set()
+        await asking
+    assert received == expected

@@ -200,13 +200,6 @@ async def test_calling_another_model_on_the_loop_is_refused(add, models_dir, cap
     assert "on the event loop" in caplog.text
 
 
-async def test_a_process_of_its_own_reaches_no_other_model(add, models_dir):
-    add("a", needs=["t"], scheduler="process")
-    add("t", "Twice")
-    async with Server([models_dir], plugins=()) as server:
-        assert "they are in another process" in await reason(server, "a")
-
-
 def test_a_context_without_a_server_says_so():
     context = ModelContext(
         name="m",

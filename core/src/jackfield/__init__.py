@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         CallError,
         CallTimeoutError,
         CapacityError,
+        CrashLoopError,
         DeadlineError,
+        DeadlyRequestError,
         Fault,
         InvalidRequestError,
         JackfieldError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         OverloadedError,
         PayloadTooLargeError,
         PluginError,
+        ProcessDiedError,
         RemoteCapacityError,
         RemoteError,
         RemoteNotFoundError,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
         SettingsError,
         StartupError,
     )
-    from jackfield.hookspecs import EngineSpec, hookimpl
+    from jackfield.hookspecs import ArtifactSourceSpec, EngineSpec, hookimpl
     from jackfield.messages import (
         InferRequest,
         InferResponse,
@@ -68,12 +71,15 @@ if TYPE_CHECKING:
         SyncServer,
     )
     from jackfield.settings import (
+        EnvironmentSettings,
         ModelParameters,
         ModelSettings,
         MonitorSettings,
         ServerSettings,
+        VersionPolicy,
         WebhookSettings,
     )
+    from jackfield.source import ArtifactSource, Listing, RemoteFile
     from jackfield.tensor import Datatype, Tensor
 
 __version__ = "0.1.0"
@@ -81,20 +87,26 @@ __version__ = "0.1.0"
 __all__ = [
     "Addresses",
     "ArtifactFormat",
+    "ArtifactSource",
+    "ArtifactSourceSpec",
     "BadAnswerError",
     "CallError",
     "CallTimeoutError",
     "Capabilities",
     "CapacityError",
+    "CrashLoopError",
     "Datatype",
     "DeadlineError",
+    "DeadlyRequestError",
     "EngineSpec",
+    "EnvironmentSettings",
     "Fault",
     "IndexEntry",
     "InferRequest",
     "InferResponse",
     "InvalidRequestError",
     "JackfieldError",
+    "Listing",
     "Model",
     "ModelContext",
     "ModelLoadError",
@@ -113,8 +125,10 @@ __all__ = [
     "Parameters",
     "PayloadTooLargeError",
     "PluginError",
+    "ProcessDiedError",
     "RemoteCapacityError",
     "RemoteError",
+    "RemoteFile",
     "RemoteNotFoundError",
     "RemoteRequestError",
     "RequestError",
@@ -133,6 +147,7 @@ __all__ = [
     "Tensor",
     "TensorMetadata",
     "Timing",
+    "VersionPolicy",
     "WebhookSettings",
     "hookimpl",
     "route",
@@ -144,7 +159,9 @@ _HOMES = {
         "CallError",
         "CallTimeoutError",
         "CapacityError",
+        "CrashLoopError",
         "DeadlineError",
+        "DeadlyRequestError",
         "Fault",
         "InvalidRequestError",
         "JackfieldError",
@@ -156,6 +173,7 @@ _HOMES = {
         "OverloadedError",
         "PayloadTooLargeError",
         "PluginError",
+        "ProcessDiedError",
         "RemoteCapacityError",
         "RemoteError",
         "RemoteNotFoundError",
@@ -167,7 +185,7 @@ _HOMES = {
         "SettingsError",
         "StartupError",
     ),
-    "hookspecs": ("EngineSpec", "hookimpl"),
+    "hookspecs": ("ArtifactSourceSpec", "EngineSpec", "hookimpl"),
     "messages": (
         "InferRequest",
         "InferResponse",
@@ -197,12 +215,15 @@ _HOMES = {
         "SyncServer",
     ),
     "settings": (
+        "EnvironmentSettings",
         "ModelParameters",
         "ModelSettings",
         "MonitorSettings",
         "ServerSettings",
+        "VersionPolicy",
         "WebhookSettings",
     ),
+    "source": ("ArtifactSource", "Listing", "RemoteFile"),
     "tensor": ("Datatype", "Tensor"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import pluggy
 
-from jackfield import __version__, hookspecs
+from jackfield import __version__, _sources, hookspecs
 from jackfield.errors import ModelLoadError, PluginError
-from jackfield.hookspecs import EngineSpec
+from jackfield.hookspecs import ArtifactSourceSpec, EngineSpec
 from jackfield.runtime import RuntimeSpec
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     hooks: tuple[str, ...] = ()
     runtimes: tuple[RuntimeSpec, ...] = ()
     engines: tuple[EngineSpec, ...] = ()
+    sources: tuple[ArtifactSourceSpec, ...] = ()
     #: Why it is left out; empty for a plugin in use.
     problem: str = ""
     #: What was done with it, in order, until it failed.
@@ -67,6 +68,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 class Plugins:
     """All plugins found, the runtimes that they bring, by name and by alias, and the engines.
 
+    `sources` are what fetches artifacts, by scheme: the core's own, and plugins' before them.
     `warnings` tell the operator which plugins are left out, slow, or asked for and not there.
     """
 
@@ -78,6 +80,9 @@ class Plugins:
             for spec in plugin.runtimes:
                 self.runtimes[spec.name] = spec
         self.engines = {spec.name: spec for plugin in plugins for spec in plugin.engines}
+        sources = [*_sources.jackfield_artifact_sources()]
+        sources += [spec for plugin in plugins for spec in plugin.sources]
+        self.sources = {scheme: spec for spec in sources for scheme in spec.schemes}
         self._named = {alias: spec for spec in self.runtimes.values() for alias in spec.aliases}
         self._named.update(self.runtimes)
 
@@ -168,8 +173,14 @@ def discover(only: Collection[str] | None = None) -> Plugins:
             engines: tuple[EngineSpec, ...] = ()
             if "jackfield_score_engines" in hooks:
                 engines = _ask(manager, entry.name, "jackfield_score_engines", EngineSpec)
+            sources: tuple[ArtifactSourceSpec, ...] = ()
+            if "jackfield_artifact_sources" in hooks:
+                sources = _ask(
+                    manager, entry.name, "jackfield_artifact_sources", ArtifactSourceSpec
+                )
             names = [("runtime", name) for spec in runtimes for name in (spec.name, *spec.aliases)]
             names += [("engine", spec.name) for spec in engines]
+            names += [("scheme", scheme) for spec in sources for scheme in spec.schemes]
             claimed: dict[tuple[str, str], str] = {}
             for what, name in names:
                 if other := taken.get((what, name)) or claimed.get((what, name)):
@@ -190,6 +201,7 @@ def discover(only: Collection[str] | None = None) -> Plugins:
                 hooks=hooks,
                 runtimes=runtimes,
                 engines=engines,
+                sources=sources,
             )
         imports = trace.imports(entry.module)
         found.append(msgspec.structs.replace(plugin, steps=tuple(trace.steps), imports=imports))
@@ -243,7 +255,7 @@ def _mismatch(manager: pluggy.PluginManager, module: ModuleType) -> str:
     return ""
 
 
-_Spec = TypeVar("_Spec", RuntimeSpec, EngineSpec)
+_Spec = TypeVar("_Spec", RuntimeSpec, EngineSpec, ArtifactSourceSpec)
 
 
 def _ask(

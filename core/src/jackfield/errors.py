@@ -12,6 +12,7 @@ JackfieldError
 │   ├── ServerNotReadyError   nobody started the server
 │   └── DeadlineError         nobody waits for the answer any more
 ├── RuntimeFailedError        a runtime raised; its text stays in the log
+│   └── DeadlyRequestError    the runtime's process dies of this request
 ├── CallError                 a call by `jackfield.client` failed
 │   ├── NoAnswerError         the server can't be reached, or the connection broke
 │   │   └── CallTimeoutError  the time given for the call is over
@@ -24,6 +25,8 @@ JackfieldError
     ├── SettingsError         a setting is unknown or has the wrong form
     ├── PluginError           a plugin can't be imported or breaks the contract
     ├── ModelLoadError        an artifact can't be served
+    │   └── ProcessDiedError  its own process ended while it was loaded
+    ├── CrashLoopError        workers die again and again
     └── ScoreError            a table can't be scored by a model
 
 Each class names a `Fault`; the HTTP and gRPC shells each own one table from fault to status.
@@ -43,7 +46,9 @@ __all__ = [
     "CallError",
     "CallTimeoutError",
     "CapacityError",
+    "CrashLoopError",
     "DeadlineError",
+    "DeadlyRequestError",
     "Fault",
     "InvalidRequestError",
     "JackfieldError",
@@ -55,6 +60,7 @@ __all__ = [
     "OverloadedError",
     "PayloadTooLargeError",
     "PluginError",
+    "ProcessDiedError",
     "RemoteCapacityError",
     "RemoteError",
     "RemoteNotFoundError",
@@ -277,6 +283,28 @@ class RuntimeFailedError(JackfieldError):
         super().__init__(f"{what} failed on this request; the server's log tells why")
 
 
+class DeadlyRequestError(RuntimeFailedError):
+    """The model's process died of these inputs, more than once, and does not get them for an hour.
+
+    That is no matter of capacity: whoever tries again ends the process again. Nor does the request
+    break the protocol.
+
+    Args:
+        name: The model.
+        version: Its version; empty for an un-versioned model.
+        how: How the process ended, for example ``was killed by signal 11 (SIGSEGV)``.
+    """
+
+    def __init__(self, name: str, version: str = "", *, how: str) -> None:
+        super().__init__(name, version)
+        self.how = how
+        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        self.args = (
+            f"{what} is not asked with these inputs for an hour: its process {how} while it "
+            "computed them, and not for the first time; change them, or have the model loaded anew",
+        )
+
+
 class CallError(JackfieldError):
     """A call by `jackfield.client` failed."""
 
@@ -408,6 +436,26 @@ class ModelLoadError(StartupError):
 
     Args:
         problem: What is wrong and what to do, without the model's name (the core adds it).
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+class ProcessDiedError(ModelLoadError):
+    """The process of a model's own ended while the model was loaded there.
+
+    Args:
+        problem: How it ended.
+    """
+
+
+class CrashLoopError(StartupError):
+    """The workers of a server die again and again.
+
+    Args:
+        problem: How many did, and how the last one ended.
     """
 
     def __init__(self, problem: str) -> None:

@@ -136,18 +136,19 @@ class ModelContext:
             version: Its version; empty gets the un-versioned or else the newest ready one.
 
         Returns:
-            The model; it may be called in any thread but the event loop's.
+            The model; it may be called in any thread but the event loop's. The arrays that it
+            answers with may be read-only: copy what is to be changed.
 
         Raises:
             ModelNotFoundError: There is none.
             ModelNotReadyError: It is loading, unloading or failed to load.
-            ModelLoadError: There is no server around this model, or it is in another process.
+            ModelLoadError: There is no server around this model.
             RuntimeError: It is called on the event loop.
         """
         if self.find_model is None:
             raise ModelLoadError(
                 f"it needs the model '{name}', and can't reach other models from here: "
-                "they are in another process, or not served at all"
+                "they are not served at all"
             )
         return self.find_model(name, version)
 
@@ -274,8 +275,8 @@ def route(
 
     The path lies under the model's own, ``/v2/models/{name}`` and
     ``/v2/models/{name}/versions/{version}``, and is there as long as the model is loaded. A
-    coroutine function runs on the event loop, and must not block it; a plain one runs in a thread,
-    beside those of `infer`.
+    coroutine function runs on the event loop, and must not block it; who asks and leaves before the
+    answer cancels it. A plain one runs in a thread, beside those of `infer`.
 
     Args:
         path: Begins with a slash and a fixed part that is none of the server's; later parts may be
@@ -283,8 +284,9 @@ def route(
         methods: HTTP methods.
         at_root: It is the server's path, too, as long as one model alone has it there; its first
             part is none of the server's own then (``v2``, ``metrics``).
-        is_needed: A model in a process of its own has no paths. False: it is served without this
-            one there, with a warning; otherwise it is refused.
+        is_needed: In an environment of its own that has no Starlette a model has no paths that take
+            Starlette's `Request`. False: it is served without this one there, with a warning;
+            otherwise it is refused.
         on_needed: It is a path of the models that this one needs, too (see `ModelContext.model`),
             as long as one model alone brings it there: an explainer answers at the path of the
             model that it explains.

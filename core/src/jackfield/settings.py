@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "EnvironmentSettings",
     "ModelParameters",
     "ModelSettings",
     "MonitorSettings",
     "ServerSettings",
+    "VersionPolicy",
     "WebhookSettings",
 ]
 
@@ -37,6 +39,8 @@ __all__ = [
 SERVER_FILE = "settings.json"
 #: Name of the file that holds a model's settings, as MLServer has it.
 MODEL_FILE = "model-settings.json"
+#: Folder beside a model that holds its golden samples.
+GOLDEN_FOLDER = "golden"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -67,8 +71,17 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="Give the metrics by MLServer's names, too.")
     ] = False
     workers: Annotated[
-        int, Meta(ge=1, description="Server processes on the same ports; only 1 for now.")
+        Annotated[int, Meta(ge=1)] | Literal["auto"],
+        Meta(description="Server processes on the same ports; auto: as many as cores."),
     ] = 1
+    worker_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Longest time, in seconds, that one of several workers may be without an "
+            "answer from its event loop; then it is killed, and another takes its place.",
+        ),
+    ] = 30.0
     root_path: Annotated[
         str, Meta(description="Path that a proxy in front strips, for example /ml.")
     ] = ""
@@ -120,6 +133,21 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     strict: Annotated[
         bool, Meta(description="A model that can't be loaded at start stops the server.")
     ] = False
+    watch: Annotated[
+        bool,
+        Meta(
+            description="Load what changes or comes in the paths served, unload what goes; not "
+            "what was unloaded by request. With the extra watch, the system tells of changes."
+        ),
+    ] = False
+    watch_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0.001,
+            description="How long files must not have changed before they are loaded, and how "
+            "often they are looked at where the system does not tell of changes, in seconds.",
+        ),
+    ] = 1.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.")
     ] = "info"
@@ -127,6 +155,46 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "text", "json"],
         Meta(description="Form of the log: text, or one JSON object a line; auto is text."),
     ] = "auto"
+
+    source_options: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(
+            description="What the client of a store is given to fetch artifacts, by the URI's "
+            'scheme: {"s3": {"endpoint_url": "https://minio:9000"}}; they are shown nowhere.'
+        ),
+    ] = {}
+    trusted_sources: Annotated[
+        str,
+        Meta(
+            description="Beginnings of URIs, with commas between, from which models may be fetched "
+            "that run code when they are loaded, as pickles do: s3://bucket/models,hf://me."
+        ),
+    ] = ""
+    serve_offline: Annotated[
+        bool,
+        Meta(
+            description="Where a store can't be reached, serve what was fetched last, with a "
+            "warning; false: such a model is not loaded."
+        ),
+    ] = True
+    max_artifact_bytes: Annotated[
+        int, Meta(ge=1, description="Most bytes that are fetched of one URI.")
+    ] = 64 * 1024**3
+    fetch_timeout_s: Annotated[
+        float, Meta(gt=0, description="Longest time to fetch all of one URI, in seconds.")
+    ] = 3600.0
+    source_timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="Longest wait for an answer of a store, in seconds."),
+    ] = 30.0
+
+    def __repr__(self) -> str:
+        return f"ServerSettings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # the options may hold keys of stores
+        names = (name for name in self.__struct_fields__ if name != "source_options")
+        return [(name, getattr(self, name)) for name in names]
 
 
 class CorsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,8 +221,9 @@ class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The artifact, a file or folder, relative to the settings file; "
-            "the folder of the settings file by default. Or a URI that its runtime fetches itself, "
-            "as MLflow's models:/wine@champion."
+            "the folder of the settings file by default. Or a URI of such a file or folder, as "
+            "s3://bucket/wine, or one that its runtime fetches itself, as MLflow's "
+            "models:/wine@champion."
         ),
     ] = ""
     version: Annotated[str, Meta(description="The model's version; empty for none.")] = ""
@@ -162,22 +231,106 @@ class ModelParameters(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern="^([0-9a-fA-F]{64})?$",
-            description="SHA-256 of the artifact file, checked before a byte is deserialised.",
+            description="SHA-256 of the artifact, checked before a byte is deserialised; of a "
+            "folder by the rule in docs/artifact-sources.md. With a URI it is that of what the URI "
+            "names, and consent to run code that it carries.",
         ),
     ] = ""
+    trust: Annotated[
+        bool,
+        Meta(
+            description="What is fetched from `uri` may run code when it is loaded, as pickles do. "
+            "A local path needs no such consent."
+        ),
+    ] = False
     format: Annotated[str, Meta(description="Form of the artifact, for runtimes that ask.")] = ""
     content_type: Annotated[
         str, Meta(description="Content type of requests that name none, for runtimes that ask.")
     ] = ""
-    environment_path: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
-    environment_tarball: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
-    inference_pool_gid: Annotated[str, Meta(description="MLServer's; has no effect yet.")] = ""
+    environment_path: Annotated[
+        str,
+        Meta(
+            description="MLServer's name for `environment.path`: folder of an environment that "
+            "there is."
+        ),
+    ] = ""
+    environment_tarball: Annotated[
+        str,
+        Meta(
+            description="MLServer's name for `environment.path`: an environment packed by "
+            "conda-pack or venv-pack."
+        ),
+    ] = ""
+    inference_pool_gid: Annotated[
+        str,
+        Meta(
+            description="Models of the same name for it, and of the same environment, share a "
+            "process other than the server's."
+        ),
+    ] = ""
     autogenerate_inference_pool_gid: Annotated[
-        bool, Meta(description="MLServer's; has no effect yet.")
+        bool,
+        Meta(description="The model shares its process with no other one, whatever environment."),
     ] = False
     extra: Annotated[
         dict[str, Any], Meta(description="The runtime's own settings; see the runtime's page.")
     ] = {}
+
+
+class EnvironmentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An interpreter with packages of its own, in which a model runs; see docs/environments.md."""
+
+    requirements: Annotated[
+        list[str],
+        Meta(
+            description="Packages to install, as pip takes them; or wheels and folders of sources, "
+            "relative to the settings file, as ./plugins/mine[extra]. With `path`: what is "
+            "lacking there. jackfield itself comes along."
+        ),
+    ] = []
+    python: Annotated[
+        str,
+        Meta(
+            description="Version of Python (3.11), or path of an interpreter relative to the "
+            "settings file; the server's own version by default."
+        ),
+    ] = ""
+    path: Annotated[
+        str,
+        Meta(
+            description="An environment that there is, relative to the settings file: its folder, "
+            "or a tarball by conda-pack or venv-pack."
+        ),
+    ] = ""
+    index_url: Annotated[
+        str,
+        Meta(
+            description="Package index, instead of the one that the variables of uv or pip name. "
+            "No more of it than the host is shown."
+        ),
+    ] = ""
+    extra_index_urls: Annotated[
+        list[str], Meta(description="Indexes that are asked before it; shown as little.")
+    ] = []
+    find_links: Annotated[
+        list[str],
+        Meta(
+            description="Folders of wheels, relative to the settings file, or URLs of pages that "
+            "list some; they are looked through as well."
+        ),
+    ] = []
+    offline: Annotated[
+        bool,
+        Meta(description="Use no network: only `find_links` and what was downloaded before."),
+    ] = False
+
+    def __repr__(self) -> str:
+        return f"EnvironmentSettings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # the URLs may hold secrets
+        shown = ("requirements", "python", "path", "offline")
+        return [(name, value) for name in shown if (value := getattr(self, name))]
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -292,6 +445,24 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = None
 
 
+class VersionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which versions of a model are served; one of the two."""
+
+    latest: Annotated[int, Meta(ge=0, description="Only the newest: so many of them.")] = 0
+    specific: Annotated[list[str | int], Meta(description="Only those of these names.")] = []
+
+    def __post_init__(self) -> None:
+        """Refuse none and both, in msgspec's form of words."""
+        if bool(self.latest) == bool(self.specific):
+            found = "both" if self.latest else "neither"
+            raise ValueError(f"Expected one of 'latest' and 'specific', got `{found}`")
+
+    @property
+    def names(self) -> set[str]:
+        """The versions of `specific`: a number is a name as well."""
+        return {str(each) for each in self.specific}
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one model version."""
 
@@ -306,6 +477,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     platform: Annotated[str, Meta(description="Platform in the metadata.")] = ""
     versions: Annotated[list[str], Meta(description="MLServer's; has no effect.")] = []
+    version_policy: Annotated[
+        VersionPolicy | Literal["all"] | None,
+        Meta(
+            description="Which versions are served: all, which is the default, or an object with "
+            "latest, how many of the newest, or specific, their names. It lies in the settings "
+            "file beside the versions' folders, or in that of the newest version that has one."
+        ),
+    ] = None
     inputs: Annotated[
         list[TensorMetadata],
         Meta(description="Inputs in the metadata, instead of what the runtime derives."),
@@ -322,6 +501,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             "or in a thread, by their measured cost; all else in threads."
         ),
     ] = "auto"
+    environment: Annotated[
+        # text that begins like JSON is read as JSON
+        EnvironmentSettings | Annotated[str, Meta(pattern=r"^([^{\[]|$)")] | None,
+        Meta(
+            description="The model runs in a process of its own, with an interpreter and packages "
+            "of its own; or just the path of an environment that there is."
+        ),
+    ] = None
     needs: Annotated[
         list[str],
         Meta(
@@ -377,6 +564,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             "not ready until it returns. 0 sets no bound.",
         ),
     ] = 300.0
+    max_restart_time: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Longest that requests wait while the model's own process is started again "
+            "after it died, in seconds since then; 503 above. 0: they don't wait.",
+        ),
+    ] = 30.0
     priority_levels: Annotated[
         int,
         Meta(
@@ -405,6 +600,21 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         list[MonitorSettings],
         Meta(description="Detectors that watch the model's inputs or outputs, out of its way."),
     ] = []
+    warm_up: Annotated[
+        bool | Annotated[int, Meta(ge=0)] | list[str],
+        Meta(
+            description="What the model answers before it serves, and is not loaded if it does "
+            "not: true or a number for so many requests that are made of its metadata, or files of "
+            "JSON requests and folders of them, relative to the settings file."
+        ),
+    ] = False
+    golden: Annotated[
+        str,
+        Meta(
+            description="Folder of golden samples beside the settings file, requests with the "
+            "answers to them: a model that answers otherwise is not loaded. Empty: none are tried."
+        ),
+    ] = GOLDEN_FOLDER
     cache_enabled: Annotated[bool, Meta(description="MLServer's; has no effect yet.")] = False
     parallel_workers: Annotated[
         int | None, Meta(description="MLServer's, deprecated there; has no effect.")
@@ -415,6 +625,27 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Annotated[
         ModelParameters, Meta(description="Artifact, version and the runtime's own settings.")
     ] = ModelParameters()
+
+    @property
+    def own_environment(self) -> EnvironmentSettings | None:
+        """The environment that the model runs in, by our name or MLServer's; None: the server's."""
+        given = self.environment or EnvironmentSettings()
+        given = EnvironmentSettings(path=given) if isinstance(given, str) else given
+        if not given.path:
+            path = self.parameters.environment_tarball or self.parameters.environment_path
+            given = msgspec.structs.replace(given, path=path)
+        return given if given != EnvironmentSettings() else None
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the model runs in another process than the server's."""
+        parameters = self.parameters
+        return bool(
+            self.scheduler == "process"
+            or self.own_environment is not None
+            or parameters.inference_pool_gid
+            or parameters.autogenerate_inference_pool_gid
+        )
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -435,9 +666,9 @@ _MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
     "debug": ("log_level", bool, lambda value: "debug" if value else "info"),
     "use_structured_logging": ("log_format", bool, lambda value: "json" if value else "text"),
     "grpc_max_message_length": ("max_grpc_message_bytes", int, lambda value: value),
-    "parallel_workers": "requests are served in this process, no worker copies them",
-    "parallel_workers_timeout": "there are no worker processes",
-    "environments_dir": "models with an environment of their own are not served yet",
+    "parallel_workers": "'workers' sets how many whole servers share the ports",
+    "parallel_workers_timeout": "'worker_timeout_s' bounds how long a worker may hang",
+    "environments_dir": "environments are kept in the folder that JACKFIELD_CACHE_DIR names",
     "model_repository_root": "the paths given on the command line are served",
     "model_repository_implementation": "the repository can't be replaced yet",
     "model_repository_implementation_args": "the repository can't be replaced yet",
@@ -454,7 +685,7 @@ _MLSERVER: dict[str, tuple[str, type, Callable[[Any], Any]] | str] = {
     "cache_enabled": _NO_CACHE,
     "cache_size": _NO_CACHE,
     "models_dir": "the paths given on the command line are served",
-    "env_tarball": "models with an environment of their own are not served yet",
+    "env_tarball": "name the tarball in the model's settings, parameters.environment_tarball",
 }
 
 T = TypeVar("T")
@@ -551,7 +782,7 @@ def _given(
 #: `JACKFIELD_PORT`, `JACKFIELD_PORT_8080_TCP` and so on.
 _KUBERNETES = re.compile(r"(service_(host|port)|port)(_|$)")
 #: Variables with our prefix that set something other than the server.
-_OTHER_VARIABLES = ("model_", "plugins", "infer_")
+_OTHER_VARIABLES = ("model_", "plugins", "infer_", "cache_dir")
 
 
 def read_model_settings(

@@ -526,8 +526,8 @@ class Monitors:
 
     def __init__(self, find: Callable[[str], Detector]) -> None:
         self._find = find
-        #: By model, version and settings: how many loaded models have it.
-        self._users: dict[Monitor, int] = {}
+        #: By model, version and settings: what the loaded models that have it say of the tensors.
+        self._users: dict[Monitor, list[Sequence[TensorMetadata]]] = {}
         self._thread: ThreadPoolExecutor | None = None
 
     def create(
@@ -573,7 +573,6 @@ class Monitors:
     ) -> Handle:
         for monitor in self._users:
             if (monitor.model, monitor.version, monitor.settings) == (model, version, settings):
-                monitor.watched = watched
                 break
         else:
             if self._thread is None:
@@ -581,13 +580,18 @@ class Monitors:
             monitor = Monitor(
                 model, version, settings, watched=watched, find=self._find, thread=self._thread
             )
-            self._users[monitor] = 0
-        self._users[monitor] += 1
-        return Handle(monitor, lambda: self._leave(monitor))
+            self._users[monitor] = []
+        told = [*watched]
+        self._users[monitor].append(told)
+        monitor.watched = told
+        return Handle(monitor, lambda: self._leave(monitor, told))
 
-    def _leave(self, monitor: Monitor) -> None:
-        self._users[monitor] -= 1
-        if not self._users[monitor]:
+    def _leave(self, monitor: Monitor, told: Sequence[TensorMetadata]) -> None:
+        users = [each for each in self._users[monitor] if each is not told]
+        self._users[monitor] = users
+        if users:  # a change that is given up leaves what was there
+            monitor.watched = users[-1]
+        else:
             del self._users[monitor]
             monitor.close()
         if not self._users and self._thread is not None:

@@ -166,6 +166,17 @@ _PUSHBACK = "grpc-retry-pushback-ms"
 _NEVER_S = 86_400.0
 #: gRPC's own words for calls that were never sent.
 _UNSENT = ("failed to connect", "dns resolution failed", "name resolution failure")
+#: gRPC's own words for connections that broke after a call was sent: its status is that of a server
+#: which refuses, but the call may have been computed.
+_BROKEN = (
+    "stream removed",
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "transport closed",
+    "goaway",
+    "watchdog timeout",
+)
 _NOT_FOUND = frozenset([Code.NOT_FOUND, Code.UNIMPLEMENTED])
 _CALLERS = frozenset(
     [
@@ -189,6 +200,8 @@ def failure(
     wait_s = _pushback_s(trailers.get(_PUSHBACK, ""))
     if code is Code.UNAVAILABLE and details.lower().startswith(_UNSENT):
         return NoAnswerError(url, details, was_sent=False)
+    if code is Code.UNAVAILABLE and any(words in details.lower() for words in _BROKEN):
+        return NoAnswerError(url, details)
     if wait_s is not None or code is Code.UNAVAILABLE:
         return RemoteCapacityError(code.name, text, retry_after_s=wait_s or 0.0)
     if code is Code.DEADLINE_EXCEEDED and not math.isinf(timeout_s):

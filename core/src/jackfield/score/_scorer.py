@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from jackfield._loading import load_runtime
-from jackfield._models import version_key
 from jackfield._plugins import discover
 from jackfield._repository import Repository
 from jackfield._threads import available_cores
+from jackfield._versions import version_key
 from jackfield.errors import CapacityError, JackfieldError, ModelLoadError, ScoreError
 from jackfield.messages import InferRequest, InferResponse, RequestedOutput
 from jackfield.score._arrow import is_list, is_number, is_text
@@ -49,7 +49,8 @@ def find_source(job: ScoreJob) -> ModelSource:
         SettingsError: Its path does not exist.
     """
     plugins = discover(job.plugins)
-    sources = Repository([job.model], plugins, environ=job.environ).scan()
+    repository = Repository([job.model], plugins, environ=job.environ)
+    sources = repository.scan()
     names = {source.name for source in sources}
     if job.name:
         # the name of the one model there, as `serve` takes it, or which of several
@@ -64,7 +65,11 @@ def find_source(job: ScoreJob) -> ModelSource:
         wanted = " ".join(part for part in (job.name, job.version) if part)
         there = f"; there are: {_list(sorted(names))}" if names else ""
         raise ScoreError(f"there is no model '{wanted or job.model}' at '{job.model}'{there}")
-    return max(sources, key=lambda each: (each.version == "", version_key(each.version)))
+    newest = max(sources, key=lambda each: (each.version == "", version_key(each.version)))
+    try:
+        return repository.fetch(newest)
+    except ModelLoadError as error:
+        raise ScoreError(f"model '{newest.name}' can't be loaded: {error}") from error
 
 
 class Scorer:
