@@ -143,6 +143,8 @@ class Host:
         self._asked_late: list[Future[Message]] = []
         #: Dead processes of which that is not known yet.
         self._unburied = 0
+        #: How the last one ended.
+        self._ended = "its process ended"
         self._waiting: set[asyncio.Future[None]] = set()
         self._is_reviving = False
         # what the threads share
@@ -406,7 +408,7 @@ class Host:
             if self._unburied:
                 self._asked_late.append(answer)
             else:
-                answer.set_exception(ProcessDiedError("its process ended"))
+                _tell_death([answer], self._ended)
             return
         self._asked[model] = answer
         self._link.send(frame)
@@ -552,6 +554,7 @@ class Host:
     ) -> None:
         """Fail what the process held, and remember it: it may have died of that."""
         self._unburied -= 1
+        self._ended = reason
         late, self._asked_late = self._asked_late, []
         _tell_death(late, reason)
         for member in self.members.values():
