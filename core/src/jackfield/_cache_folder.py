@@ -1,12 +1,17 @@
-"""Where the server keeps what it can make or fetch again: environments, artifacts."""
+"""Where the server keeps what it can make or fetch again, and the locks of who uses it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import weakref
 from pathlib import Path
 
 from jackfield.errors import ModelLoadError
+
+if sys.platform != "win32":
+    import fcntl
 
 #: Variable that names the folder; it holds for every process of a server.
 VARIABLE = "JACKFIELD_CACHE_DIR"
@@ -44,3 +49,34 @@ def _root() -> Path:
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # the specification has relative paths ignored
     return (xdg if xdg.is_absolute() else home / ".cache") / "jackfield"
+
+
+class Lease:
+    """Keeps what is in the cache from being pruned, until it is collected.
+
+    Args:
+        descriptor: Of what is locked for it; closed with it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        # a file object would warn of being left open, which is what it is for
+        weakref.finalize(self, os.close, descriptor)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take a lock if it is free; where the file system has none, everybody gets it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def touch(path: Path) -> None:
+    """Note the last use, where the cache may be written."""
+    with contextlib.suppress(OSError):
+        os.utime(path)

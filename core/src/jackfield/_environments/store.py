@@ -11,18 +11,14 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import time
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from jackfield._cache_folder import Lease, touch, try_lock
 from jackfield.errors import ModelLoadError
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,14 +74,6 @@ class _Stored(msgspec.Struct, frozen=True):
     made: float
 
 
-class Lease:
-    """Keeps a folder from being pruned, until it is collected."""
-
-    def __init__(self, descriptor: int) -> None:
-        # a file object would warn of being left open, which is what it is for
-        weakref.finalize(self, os.close, descriptor)
-
-
 @dataclass(frozen=True)
 class Made:
     """A folder that is whole."""
@@ -120,9 +108,9 @@ class Store:
         except FileNotFoundError:
             return None
         lease = Lease(descriptor)
-        if not _try_lock(descriptor, shared=True) or not record.exists():
+        if not try_lock(descriptor, shared=True) or not record.exists():
             return None  # it is being pruned
-        _touch(record)
+        touch(record)
         try:
             stored = msgspec.json.decode(record.read_bytes(), type=_Stored)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -193,7 +181,7 @@ class Store:
             found = msgspec.json.decode(path.read_bytes(), type=Resolution)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
-        _touch(path)
+        touch(path)
         return found
 
     def recall(self, request: str) -> Made | None:
@@ -247,12 +235,12 @@ class Store:
         self._locks.mkdir(exist_ok=True)
         making = os.open(self._locks / folder.name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if not _try_lock(making):
+            if not try_lock(making):
                 return False
             with contextlib.suppress(FileNotFoundError):
                 using = os.open(record, os.O_RDONLY)
                 try:
-                    if os.fstat(using).st_mtime > latest or not _try_lock(using):
+                    if os.fstat(using).st_mtime > latest or not try_lock(using):
                         return False
                     record.unlink()
                 finally:
@@ -263,23 +251,10 @@ class Store:
             os.close(making)
 
 
-def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take a lock if it is free; where the file system has none, everybody gets it."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def _wait_for_lock(descriptor: int, name: str, check: Callable[[], None]) -> None:
     began = time.monotonic()
     is_told = False
-    while not _try_lock(descriptor):
+    while not try_lock(descriptor):
         if time.monotonic() - began > TIMEOUT_S:
             raise ModelLoadError(
                 f"another process has been making {name} for more than {TIMEOUT_S:g} s"
@@ -289,12 +264,6 @@ def _wait_for_lock(descriptor: int, name: str, check: Callable[[], None]) -> Non
             is_told = True
         check()
         time.sleep(_POLL_S)
-
-
-def _touch(path: Path) -> None:
-    """Note the last use, where the cache may be written."""
-    with contextlib.suppress(OSError):
-        os.utime(path)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -13,12 +13,11 @@ import os
 import shutil
 import sys
 import time
-import weakref
 from typing import IO, TYPE_CHECKING, Literal
 
 import msgspec
 
-from jackfield._cache_folder import cache_folder
+from jackfield._cache_folder import Lease, cache_folder, touch, try_lock
 from jackfield._sources.digest import hash_file, hash_files
 
 if TYPE_CHECKING:
@@ -54,14 +53,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds since 1970, as are those of the last use.
     made: float
     used: float
-
-
-class Lease:
-    """Keeps a content from being pruned, until it is collected."""
-
-    def __init__(self, descriptor: int) -> None:
-        # a file object would warn of being left open, which is what it is for
-        weakref.finalize(self, os.close, descriptor)
 
 
 class Cache:
@@ -103,15 +94,9 @@ class Cache:
         except FileNotFoundError:
             return None
         lease = Lease(descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor, shared=True) or not place.exists():
             return None
-        except OSError:  # a file system without locks
-            pass
-        if not place.exists():
-            return None
-        _touch(home)
+        touch(home)
         return lease
 
     def forget(self, place: Path) -> None:
@@ -206,7 +191,7 @@ class Cache:
                     return self.keep_copy(file)  # it was changed meanwhile
                 new.chmod(0o400)
                 new.rename(place)
-            _touch(home)
+            touch(home)
         return place
 
     def entries(self) -> list[Entry]:
@@ -272,12 +257,8 @@ class Cache:
             if sys.platform != "win32":
                 descriptor = os.open(home, os.O_RDONLY)
                 opened.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if not try_lock(descriptor):
                     return False
-                except OSError:  # a file system without locks
-                    pass
             home.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
         return True
@@ -321,12 +302,6 @@ def _make_lasting(folder: Path) -> None:
             with file.open("rb+") as stream:
                 os.fsync(stream.fileno())
             file.chmod(0o400)
-
-
-def _touch(folder: Path) -> None:
-    """Note the last use, where the cache may be written."""
-    with contextlib.suppress(OSError):
-        os.utime(folder)
 
 
 def _size(folder: Path) -> int:

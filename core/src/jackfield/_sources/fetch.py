@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 
 from jackfield._sources.address import Address, is_below, parse, redact
-from jackfield._sources.cache import Cache, Lease, Record
+from jackfield._sources.cache import Cache, Record
 from jackfield._sources.digest import hash_artifact, hash_file, hash_files, is_compiled
 from jackfield._sources.progress import Progress, too_large
 from jackfield.errors import ModelLoadError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from jackfield._cache_folder import Lease
     from jackfield.hookspecs import ArtifactSourceSpec
     from jackfield.source import ArtifactSource, Listing, RemoteFile
 
