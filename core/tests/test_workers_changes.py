@@ -23,7 +23,7 @@ from jackfield._workers.departed import Departed
 from jackfield._workers.member import Member
 from jackfield._workers.memory import measure
 from jackfield._workers.merge import Counted, merge_lines, merge_metrics, merge_statistics
-from jackfield._workers.messages import AskMetrics, AskStatistics, Standing
+from jackfield._workers.messages import Answer, AskMetrics, AskStatistics, Standing
 from jackfield.errors import ModelNotFoundError
 
 
@@ -349,7 +349,8 @@ def test_what_a_load_does_not_begin_anew_is_kept_of_dead_workers():
         Family("batch_request_queue", "", "histogram", [Sample("x", labels, 3)]),
     ]
     departed = Departed()
-    departed.add(AskMetrics(), msgspec.msgpack.encode(Counted(told, [])))
+    departed.keep(Answer(2, msgspec.msgpack.encode(Counted(told, []))), AskMetrics())
+    departed.bury(2)
 
     def merged(families):
         [answer] = departed.answers(AskMetrics())
@@ -384,7 +385,8 @@ def test_statistics_of_several_workers_are_those_of_one_that_did_it_all(calls, d
     departed = Departed()
     records = [part.record("m", "1") for part in parts]
     for worker in dead:
-        departed.add(AskStatistics(), msgspec.msgpack.encode([records[worker]]))
+        departed.keep(Answer(worker, msgspec.msgpack.encode([records[worker]])), AskStatistics())
+        departed.bury(worker)
     told = [[record] for worker, record in enumerate(records) if worker not in dead]
     gone = [
         record

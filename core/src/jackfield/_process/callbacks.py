@@ -33,6 +33,7 @@ from jackfield._process.messages import (
     Next,
     PeerFound,
     Refused,
+    restore_request,
 )
 from jackfield.errors import InvalidRequestError, JackfieldError, RuntimeFailedError
 from jackfield.messages import InferRequest, InferResponse
@@ -159,14 +160,7 @@ class PeerAnswers:
         self, message: AskPeer, tensors: Sequence[Tensor], wanted: asyncio.Semaphore
     ) -> None:
         IS_INNER.set(True)
-        request = InferRequest(
-            tensors,
-            message.outputs,
-            message.parameters,
-            message.id,
-            message.received_ns,
-            message.deadline_ns,
-        )
+        request = restore_request(message, tensors)
         try:
             model = self._find_model(message.model, message.name, message.version)
             if message.is_stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jackfield._process.frames import Buffer
+
+logger = logging.getLogger("jackfield")
 
 #: What a caller is told as it is; the last by a model that this one called.
 _TOLD = RequestError | CapacityError | RuntimeFailedError
@@ -75,3 +78,24 @@ def restore_error(refused: Refused) -> JackfieldError:
     error: JackfieldError = kind.__new__(kind, refused.text)
     vars(error).update(refused.facts)
     return error
+
+
+def restore_failure(message: Refused | Failed, facts: tuple[str, str]) -> JackfieldError:
+    """Make what a caller is told; a trace, which he is not told, goes to the log.
+
+    Args:
+        message: How a call ended.
+        facts: The model's name and version.
+
+    Raises:
+        FrameError: There is no such error.
+    """
+    if isinstance(message, Refused):
+        return restore_error(message)
+    name, version = facts
+    logger.error(
+        "model '%s' %s failed in its process:\n%s",
+        *(name, version, message.trace.rstrip()),
+        extra={"model": name, "version": version},
+    )
+    return RuntimeFailedError(name, version)

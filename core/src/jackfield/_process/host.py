@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from jackfield._process.callbacks import PeerAnswers
 from jackfield._process.child import Child
-from jackfield._process.errors import restore_error
+from jackfield._process.errors import restore_failure
 from jackfield._process.frames import FrameError, encode
 from jackfield._process.link import Link
 from jackfield._process.log import model_log_level
@@ -28,7 +28,6 @@ from jackfield._process.messages import (
     Counted,
     Ended,
     Failed,
-    Infer,
     Loaded,
     LoadFailed,
     Refused,
@@ -36,6 +35,7 @@ from jackfield._process.messages import (
     SetLogLevel,
     Unload,
     Unloaded,
+    describe_request,
 )
 from jackfield._process.routes import RouteCalls
 from jackfield._process.suspects import digest_of
@@ -43,7 +43,6 @@ from jackfield.errors import (
     InvalidRequestError,
     ModelLoadError,
     ProcessDiedError,
-    RuntimeFailedError,
 )
 from jackfield.messages import InferResponse
 
@@ -192,16 +191,7 @@ class Host:
         link = self._link
         assert link is not None, "a member that is up has a link"
         number = next(self._numbers)
-        message = Infer(
-            number,
-            member.number,
-            is_stream,
-            request.id,
-            request.received_ns,
-            request.deadline_ns,
-            dict(request.parameters),
-            list(request.outputs),
-        )
+        message = describe_request(number, member.number, request, is_stream=is_stream)
         try:
             frame = link.transport.encode(message, request.inputs)
         except FrameError as error:
@@ -656,16 +646,8 @@ def _answer(pending: Pending, message: Message, tensors: Sequence[Tensor]) -> No
         future.set_result(InferResponse(tensors, message.parameters))
     elif isinstance(message, Ended):
         future.set_result(None)
-    elif isinstance(message, Refused):
-        future.set_exception(restore_error(message))
-    elif isinstance(message, Failed):
-        name, version = pending.member.facts
-        logger.error(
-            "model '%s' %s failed in its process:\n%s",
-            *(name, version, message.trace.rstrip()),
-            extra={"model": name, "version": version},
-        )
-        future.set_exception(RuntimeFailedError(name, version))
+    elif isinstance(message, Refused | Failed):
+        future.set_exception(restore_failure(message, pending.member.facts))
 
 
 def _tell_suspects(under_way: Sequence[Pending | RouteCall], how: str, is_own_doing: bool) -> None:  # noqa: FBT001  a fact of the death

@@ -5,13 +5,18 @@ Both ends are this package, of the same version, on one machine.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from jackfield.messages import ModelMetadata, RequestedOutput, Timing
+from jackfield.messages import InferRequest, ModelMetadata, RequestedOutput, Timing
 from jackfield.runtime import Capabilities
 from jackfield.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jackfield.tensor import Tensor
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
@@ -397,3 +402,29 @@ Message: TypeAlias = (
     | RoutePart
     | RouteRefused
 )
+
+
+def describe_request(call: int, model: int, request: InferRequest, *, is_stream: bool) -> Infer:
+    """Describe a request; its inputs are to follow."""
+    return Infer(
+        call,
+        model,
+        is_stream,
+        request.id,
+        request.received_ns,
+        request.deadline_ns,
+        dict(request.parameters),
+        list(request.outputs),
+    )
+
+
+def restore_request(message: Infer | AskPeer, inputs: Sequence[Tensor]) -> InferRequest:
+    """Make the request anew, with the inputs that came with it."""
+    return InferRequest(
+        inputs,
+        message.outputs,
+        message.parameters,
+        message.id,
+        message.received_ns,
+        message.deadline_ns,
+    )

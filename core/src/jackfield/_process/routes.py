@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from jackfield._process.callbacks import UNDER, describe, restore_response
-from jackfield._process.errors import refuse, restore_error, tell_error
+from jackfield._process.errors import refuse, restore_error, restore_failure, tell_error
 from jackfield._process.frames import FrameError
 from jackfield._process.messages import (
     AskRoute,
@@ -375,20 +375,12 @@ class _FarRoute:
 
     def _raise(self, message: Message) -> None:
         """Raise what a message tells of, if it does."""
-        if isinstance(message, Refused):
-            raise restore_error(message)
+        if isinstance(message, Refused | Failed):
+            raise restore_failure(message, self._home.facts)
         if isinstance(message, RouteRefused):
             from starlette.exceptions import HTTPException  # who is asked by HTTP has it
 
             raise HTTPException(message.status, message.text, message.headers)
-        if isinstance(message, Failed):
-            name, version = self._home.facts
-            logger.error(
-                "model '%s' %s failed in its process:\n%s",
-                *(name, version, message.trace.rstrip()),
-                extra={"model": name, "version": version},
-            )
-            raise RuntimeFailedError(name, version)
 
 
 def _describe(scope: Mapping[str, Any], body: InferRequest | bytes) -> InferRequest:

@@ -40,6 +40,7 @@ from jackfield._process.messages import (
     SetLogLevel,
     Unload,
     Unloaded,
+    restore_request,
 )
 from jackfield._process.routes import RouteAnswers
 from jackfield._process.segments import Transport
@@ -217,17 +218,6 @@ class Worker:
                 del told[number]
 
 
-def _request(message: Infer, tensors: Sequence[Tensor]) -> InferRequest:
-    return InferRequest(
-        tensors,
-        message.outputs,
-        message.parameters,
-        message.id,
-        message.received_ns,
-        message.deadline_ns,
-    )
-
-
 def _check_response(response: object, what: str) -> InferResponse:
     if not isinstance(response, InferResponse):
         message = f"{what} {type(response).__name__}, not InferResponse"
@@ -361,7 +351,7 @@ class _SerialEngine:
     def _answer(self, message: Infer, tensors: Sequence[Tensor]) -> None:
         call = message.call
         UNDER.set(call)
-        request = _request(message, tensors)
+        request = restore_request(message, tensors)
         del tensors
         try:
             infer = self._worker.models[message.model].infer
@@ -494,7 +484,7 @@ class _LoopEngine:
                 problem = f"there is no model {message.model} here"
                 raise FrameError(problem)
             answering = self._answer_stream if message.is_stream else self._answer
-            request = _request(message, tensors)
+            request = restore_request(message, tensors)
             self._begin(message.call, answering(message.call, hosted, request))
         elif isinstance(message, Cancel) and message.call in self._tasks:
             self._tasks[message.call].cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,8 +21,18 @@ KEPT = (AskMetrics, AskStatistics)
 _LASTING = ("jackfield_model_loads", "jackfield_monitor_")
 
 
+@dataclasses.dataclass
+class _Last:
+    """What a worker told last."""
+
+    question: Question
+    answer: bytes
+    #: Models that were loaded anew or unloaded since.
+    forgotten: set[str] = dataclasses.field(default_factory=set)
+
+
 class Departed:
-    """Keeps what was told last by those that are dead, put together.
+    """Keeps what was told last by those that are dead, put together, and by those that may die.
 
     What a worker counted after it was asked last is lost with it: nobody has seen it.
     """
@@ -29,28 +40,38 @@ class Departed:
     def __init__(self) -> None:
         self._families: list[Family] = []
         self._records: list[Record] = []
+        #: By the worker, and the kind of question.
+        self._last: dict[int, dict[type[Question], _Last]] = {}
 
-    def add(self, question: Question, answer: bytes, without: Collection[str] = ()) -> None:
-        """Keep the last answer of a worker that is dead.
+    def keep(self, told: Answer, question: Question) -> Answer:
+        """Keep what a worker told; of one that is silent, give what it told last."""
+        kept = self._last.setdefault(told.worker, {})
+        if told.answer:
+            kept[type(question)] = _Last(question, told.answer)
+            return told
+        last = kept.get(type(question))
+        return Answer(told.worker, last.answer if last else b"")
 
-        Args:
-            question: What it was asked.
-            answer: What it told.
-            without: Models that were loaded anew or unloaded since.
-        """
-        if isinstance(question, AskMetrics):
-            counted = msgspec.msgpack.decode(answer, type=Counted)
-            counters = [each for each in counted.server if each.kind != "gauge"]
-            self._families = add_families([*self._families, *_without(counters, without)])
-        elif isinstance(question, AskStatistics):
-            records: list[Record] = msgspec.msgpack.decode(answer)
-            kept = [each for each in records if each["name"] not in without]
-            self._records = add_records([*self._records, *kept])
+    def bury(self, worker: int) -> None:
+        """Count what a worker told last among what the dead had counted."""
+        for last in self._last.pop(worker, {}).values():
+            if isinstance(last.question, AskMetrics):
+                counted = msgspec.msgpack.decode(last.answer, type=Counted)
+                counters = [each for each in counted.server if each.kind != "gauge"]
+                kept = _families_without(counters, last.forgotten)
+                self._families = add_families([*self._families, *kept])
+            elif isinstance(last.question, AskStatistics):
+                records: list[Record] = msgspec.msgpack.decode(last.answer)
+                rest = _records_without(records, last.forgotten)
+                self._records = add_records([*self._records, *rest])
 
     def forget(self, model: str) -> None:
         """Drop what begins at 0 in the others, too, since a model was loaded anew or unloaded."""
-        self._records = [each for each in self._records if each["name"] != model]
-        self._families = _without(self._families, [model])
+        self._records = _records_without(self._records, [model])
+        self._families = _families_without(self._families, [model])
+        for told in self._last.values():
+            for last in told.values():
+                last.forgotten.add(model)
 
     def answers(self, question: Question) -> list[Answer]:
         """Give what is kept, as an answer to a question; none where nothing is."""
@@ -61,7 +82,11 @@ class Departed:
         return []
 
 
-def _without(families: Iterable[Family], models: Collection[str]) -> list[Family]:
+def _records_without(records: Iterable[Record], models: Collection[str]) -> list[Record]:
+    return [each for each in records if each["name"] not in models]
+
+
+def _families_without(families: Iterable[Family], models: Collection[str]) -> list[Family]:
     """Leave out what belongs to some models, but for what goes on when they are loaded anew."""
     return [
         family

@@ -22,6 +22,7 @@ from jackfield._process.messages import (
     RoutePart,
     RouteStarted,
     WantBody,
+    restore_request,
 )
 from jackfield._process.routes import RouteAnswers, describe_routes
 from jackfield._process.segments import Transport
@@ -29,7 +30,6 @@ from jackfield._scheduling import NEVER
 from jackfield._workers.far import Far, NoOwnerError
 from jackfield._workers.own import MODEL, Own
 from jackfield.errors import JackfieldError, ModelNotReadyError
-from jackfield.messages import InferRequest
 
 if TYPE_CHECKING:
     import socket
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jackfield._models import Models
     from jackfield._process.frames import Payload
     from jackfield._process.messages import Loaded, Message
+    from jackfield.messages import InferRequest
     from jackfield.tensor import Tensor
 
 logger = logging.getLogger("jackfield")
@@ -99,14 +100,7 @@ class Desk:
         if isinstance(message, FindPeer):
             self._begin(message.call, self._welcome(message))
         elif isinstance(message, Infer):
-            request = InferRequest(
-                tensors,
-                message.outputs,
-                message.parameters,
-                message.id,
-                message.received_ns,
-                deadline_ns=message.deadline_ns,
-            )
+            request = restore_request(message, tensors)
             answering = self._stream if message.is_stream else self._infer
             self._begin(message.call, self._answer(message.call, answering, request))
         elif isinstance(message, Cancel) and message.call in self._tasks:

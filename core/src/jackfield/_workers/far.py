@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, cast
 
 from jackfield._loading import Loaded as LoadedModel
-from jackfield._process.errors import restore_error
+from jackfield._process.errors import restore_failure
 from jackfield._process.frames import FrameError
 from jackfield._process.link import Link
 from jackfield._process.messages import (
@@ -23,10 +23,10 @@ from jackfield._process.messages import (
     Ended,
     Failed,
     FindPeer,
-    Infer,
     Loaded,
     Next,
     Refused,
+    describe_request,
 )
 from jackfield._process.routes import RouteAnswers, RouteCalls, far_routes
 from jackfield._process.segments import Transport
@@ -36,7 +36,6 @@ from jackfield.errors import (
     InvalidRequestError,
     ModelLoadError,
     ModelNotReadyError,
-    RuntimeFailedError,
 )
 from jackfield.messages import InferResponse
 
@@ -149,16 +148,7 @@ class _Line:
         if self.is_lost:
             raise self._died()
         call = next(self._numbers)
-        message = Infer(
-            call,
-            MODEL,
-            is_stream=is_stream,
-            id=request.id,
-            received_ns=request.received_ns,
-            deadline_ns=request.deadline_ns,
-            parameters=dict(request.parameters),
-            outputs=list(request.outputs),
-        )
+        message = describe_request(call, MODEL, request, is_stream=is_stream)
         try:
             self._tell(message, request.inputs)
         except FrameError as error:
@@ -198,11 +188,8 @@ class _Line:
                 future.set_result(InferResponse(tensors, message.parameters))
             case Ended():
                 future.set_result(None)
-            case Refused():
-                future.set_exception(restore_error(message))
-            case Failed():
-                logger.error("the worker that owns the model failed:\n%s", message.trace)
-                future.set_exception(RuntimeFailedError(*self._facts))
+            case Refused() | Failed():
+                future.set_exception(restore_failure(message, self._facts))
 
     def _lose(self, problem: str) -> None:
         self.is_lost = True

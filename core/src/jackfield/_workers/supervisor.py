@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -81,16 +80,6 @@ _END_S = 5.0
 _MEMORY_S = 10.0
 
 
-@dataclasses.dataclass
-class _Last:
-    """What a worker told last, for when it dies."""
-
-    question: Question
-    answer: bytes
-    #: Models that were loaded anew or unloaded since.
-    forgotten: set[str] = dataclasses.field(default_factory=set)
-
-
 class Supervisor:
     """Runs several workers until it is told to stop.
 
@@ -130,6 +119,7 @@ class Supervisor:
         self._announce = announce
         self._ports = _reserve(settings, spreads=spreads)
         self._folder = SharedFolder()
+        self._changes = Changes()
         ports = {each.setting: each.port for each in self._ports}
         self._settings = msgspec.structs.replace(settings, **ports)
         self._start = Start(
@@ -145,15 +135,12 @@ class Supervisor:
             },
             is_late=False,
             folder=str(self._folder.path),
-            standing=Changes().standing,
+            standing=self._changes.standing,
         )
-        self._changes = Changes()
         #: By number: those that run, and those of them that take part in changes.
         self._children: dict[int, Child] = {}
         self._members: dict[int, Party] = {}
         self._departed = Departed()
-        #: What each worker told last, of what is kept.
-        self._last: dict[int, dict[type[Question], _Last]] = {}
         self._memory: tuple[float, list[WorkerMemory]] = (0.0, [])
         self._is_started = False
         self._restarts = 0
@@ -341,8 +328,7 @@ class Supervisor:
     def _bury(self, child: Child) -> None:
         """Keep what a dead worker had counted."""
         self._children.pop(child.number, None)
-        for last in self._last.pop(child.number, {}).values():
-            self._departed.add(last.question, last.answer, without=last.forgotten)
+        self._departed.bury(child.number)
 
     def _count_death(self, child: Child, how: str) -> None:
         """Count the death of a worker that did not serve for long.
@@ -439,9 +425,6 @@ class Supervisor:
         problem = await self._changes.make(change, self._members, first=child, wish=wish)
         if not problem and isinstance(change, LoadModel | UnloadModel):
             self._departed.forget(change.name)
-            for told in self._last.values():
-                for last in told.values():
-                    last.forgotten.add(change.name)
         return problem
 
     async def _gather(self, question: Question) -> Gathered:
@@ -464,10 +447,10 @@ class Supervisor:
         answers = [answer for _, answer in here if answer is not None]
         departed = self._departed.answers(question)
         if type(question) in KEPT:
-            answers = [self._keep_last(each, question) for each in answers]
+            answers = [self._departed.keep(each, question) for each in answers]
             # those that die right now are not buried yet
             departed += [
-                self._keep_last(Answer(child.number, b""), question)
+                self._departed.keep(Answer(child.number, b""), question)
                 for child, answer in here
                 if answer is None
             ]
@@ -480,15 +463,6 @@ class Supervisor:
             restarts=self._restarts,
             memory=await self._measure() if type(question) in KEPT else [],
         )
-
-    def _keep_last(self, told: Answer, question: Question) -> Answer:
-        """Keep what a worker told; of one that is silent, give what it told last."""
-        kept = self._last.setdefault(told.worker, {})
-        if told.answer:
-            kept[type(question)] = _Last(question, told.answer)
-            return told
-        last = kept.get(type(question))
-        return Answer(told.worker, last.answer if last else b"")
 
     async def _ask(self, child: Child, question: Question) -> Answer | None:
         try:
