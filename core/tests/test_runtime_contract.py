@@ -34,7 +34,7 @@ def spec_of(name, **changes):
 """
 
 RUNTIMES = """
-import asyncio, ctypes, os, threading, time
+import asyncio, ctypes, os, sys, threading, time
 import numpy as np
 from jackfield import *
 
@@ -90,6 +90,20 @@ class Asynchronous(Good):
 
     async def stream(self, request):
         for response in Good.stream(self, request):
+            await asyncio.sleep(0)
+            yield response
+
+class TellsProgress(Good):
+    # slower there than here, so that it tells more often
+    def stream(self, request):
+        for response in Good.stream(self, request):
+            for _ in range(1 if "pytest" in sys.modules else 5):
+                yield InferResponse([], {"done": 0.5})
+            yield response
+
+class AsynchronouslyTellsProgress(TellsProgress, Asynchronous):
+    async def stream(self, request):
+        for response in TellsProgress.stream(self, request):
             await asyncio.sleep(0)
             yield response
 
@@ -221,6 +235,10 @@ class KnowsItsProcess(Good):
     def compute(self, x):
         return Good.compute(self, x) + os.getpid()
 
+class StreamKnowsItsProcess(Good):
+    def stream(self, request):
+        yield InferResponse([Tensor.from_array("y", np.array([float(os.getpid())]))])
+
 class OneAtATime(Good):
     current = []
     def load(self):
@@ -288,7 +306,13 @@ def local_options():
 {classes}
 """
 
-KEEPS_ITS_PROMISES = ("Good", "Asynchronous", "NoStream")
+KEEPS_ITS_PROMISES = (
+    "Good",
+    "Asynchronous",
+    "TellsProgress",
+    "AsynchronouslyTellsProgress",
+    "NoStream",
+)
 
 #: Runtime -> the test that must fail, without its "test_".
 FAULTS = {
@@ -315,6 +339,7 @@ FAULTS = {
     "StreamCrashesOnMissing": "a_stream_tells_the_caller_what_is_missing",
     "UnsendableResponse": "a_response_can_be_sent_to_another_process",
     "KnowsItsProcess": "another_process_gives_the_same_answers",
+    "StreamKnowsItsProcess": "another_process_gives_the_same_answers",
     "OneAtATime": "a_closed_runtime_leaves_room_for_another",
     "LoadsAnything": "a_damaged_artifact_is_refused_when_loading",
     "Registered": "a_closed_runtime_is_let_go",

@@ -362,7 +362,8 @@ class RuntimeContract:
             assert self._without_measured(there.loaded.metadata) == self._without_measured(told)
             self._check_same(there.response, _infer(runtime, example))
             if getattr(runtime, "stream", None) is not None:
-                expected = _stream(runtime, example, most=_STREAMED_THERE)
+                # how often progress is told depends on the time that the answer takes
+                expected = _stream(runtime, example, most=_STREAMED_THERE, outputs_only=True)
                 assert len(there.streamed) == len(expected)
                 for one, other in zip(there.streamed, expected, strict=True):
                     self._check_same(one, other)
@@ -558,7 +559,8 @@ async def _served_in_host(source: ModelSource, example: InferRequest) -> _Served
             streamed: list[InferResponse] = []
             stream = getattr(loaded.runtime, "stream", None)
             if stream is not None:
-                streamed = await _collect(stream(_as_sent(example)), _STREAMED_THERE)
+                answering = stream(_as_sent(example))
+                streamed = await _collect(answering, _STREAMED_THERE, outputs_only=True)
     finally:
         await asyncio.to_thread(hosts.close)
     return _Served(loaded, response, streamed)
@@ -616,25 +618,37 @@ def _require_stream(runtime: Runtime) -> None:
 
 
 def _stream(
-    runtime: Runtime, request: InferRequest, *, most: int = _STREAMED
+    runtime: Runtime, request: InferRequest, *, most: int = _STREAMED, outputs_only: bool = False
 ) -> list[InferResponse]:
-    """Iterate as the core does, up to some responses; then close the stream."""
+    """Iterate as the core does, up to some responses; then close the stream.
+
+    Args:
+        runtime: Whose stream.
+        request: What to ask it.
+        most: How many responses.
+        outputs_only: Pass over responses without outputs, which tell of progress.
+    """
     stream = getattr(runtime, "stream")  # noqa: B009  the protocol does not demand it
     if inspect.isasyncgenfunction(stream):
-        return asyncio.run(_collect(stream(_as_sent(request)), most))
+        return asyncio.run(_collect(stream(_as_sent(request)), most, outputs_only=outputs_only))
     responses = iter(stream(_as_sent(request)))
-    found = [_checked(each) for each in itertools.islice(responses, most)]
+    told = (each for each in map(_checked, responses) if each.outputs or not outputs_only)
+    found = list(itertools.islice(told, most))
     close = getattr(responses, "close", None)
     if close is not None:
         close()
     return found
 
 
-async def _collect(stream: AsyncGenerator[object, None], most: int) -> list[InferResponse]:
+async def _collect(
+    stream: AsyncGenerator[object, None], most: int, *, outputs_only: bool
+) -> list[InferResponse]:
     found: list[InferResponse] = []
     async with contextlib.aclosing(stream) as responses:
         async for response in responses:
-            found.append(_checked(response))
+            told = _checked(response)
+            if told.outputs or not outputs_only:
+                found.append(told)
             if len(found) == most:
                 break
     return found
