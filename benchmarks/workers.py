@@ -1,14 +1,15 @@
 """Measure what a second worker brings: REST and gRPC, a small model, one row a request.
 
     python benchmarks/workers.py [--workers 1,2] [--seconds 5] [--rounds 5] [--connections 16,64]
+                                 [--event-engine]
 
 The servers run all the time and are loaded in turns by `h2load` (Debian package
 `nghttp2-client`), which costs little beside them and speaks both HTTP/1.1 and gRPC's HTTP/2; every
 answer is of the size of one that was looked at. Beside them is the floor over gRPC: as many
-processes of a bare `grpc.aio` servicer (`floor_workers.py`) on one port. Where the system has
-`taskset`, the generator has the last core, and the servers have the others. It needs a machine with
-four cores that does nothing else: the bar is 1.8 times the throughput of one worker with two. Needs
-the core of this checkout.
+processes of a bare `grpc.aio` servicer (`floor_workers.py`) on one port, with gRPC set as ours.
+Where the system has `taskset`, the generator has the last core, and the servers have the others. It
+needs a machine with four cores that does nothing else: the bar is 1.8 times the throughput of one
+worker with two. Needs the core of this checkout.
 """
 
 import argparse
@@ -24,8 +25,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +61,8 @@ SETTINGS = {
 #: Before a gRPC message: whether it is compressed, and its length.
 PREFIX = ">BI"
 WARM_UP_S = 1.0
+#: A second of a process, in the units in which Linux counts it.
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Server:
     http: str
     #: Its host and port.
     grpc: str
+    #: The processes that were started for it; their children are counted, too.
+    pids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Load:
     """One measurement."""
 
     rate: float
+    #: Processors that the server took.
+    cores: float
     #: Of all calls, in milliseconds, ascending.
     latencies: list[float]
     has_failed: bool
@@ -146,7 +154,9 @@ class Generator:
             *("-D", f"{seconds:g}", f"--log-file={log}"),
             _url(server, protocol),
         ]
+        cpu_s, began = _cpu_s(server.pids), time.perf_counter()
         text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        cores = (_cpu_s(server.pids) - cpu_s) / (time.perf_counter() - began)
         rows = [line.split("\t") for line in log.read_text().splitlines()]
         latencies = sorted(int(row[2]) / 1e3 for row in rows)
         failed, errored, timeouts = _numbers(r"(\d+) failed, (\d+) errored, (\d+) timeout", text)
@@ -157,6 +167,7 @@ class Generator:
         ] * len(rows)
         return Load(
             rate=len(rows) / seconds,
+            cores=cores,
             latencies=latencies,
             has_failed=bool(failed or errored or timeouts or is_wrong),
         )
@@ -177,17 +188,19 @@ def main() -> int:
         pin = _pin(cores[:-1]) if has_pins else []
         generator = Generator(folder, _pin(cores[-1:]) if has_pins else [])
         servers = [
-            running.enter_context(start(folder, workers, pin))
+            running.enter_context(start(folder, workers, pin, has_engine=has_engine))
+            for has_engine in ([False, True] if arguments.event_engine else [False])
             for start in (_serve, _floor)
             for workers in arguments.workers
         ]
         generator.prepare(servers)
         print(f"cores: {len(cores)}, pinned: {'yes' if has_pins else 'no'}\n")
-        print("| | connections | server | processes | requests/s | p50 ms | p99 ms | of one |")
-        print("|---|---|---|---|---|---|---|---|")
+        columns = ("connections", "server", "processes", "requests/s", "p50 ms", "p99 ms")
+        print("| |", " | ".join([*columns, "cores", "of one"]), "|")
+        print("|---" * (len(columns) + 3) + "|")
         has_failed = False
         for protocol in ("REST", "gRPC"):
-            those = [server for server in servers if protocol == "gRPC" or server.http]
+            those = [each for each in servers if protocol == "gRPC" or each.name == "jackfield"]
             for connections in arguments.connections:
                 has_failed |= _measure(those, generator, protocol, connections, arguments)
     return int(has_failed)
@@ -214,6 +227,7 @@ def _measure(
         print(
             f"| {protocol} | {connections} | {server.name} | {server.workers} | "
             f"{statistics.median(rates):,.0f} | {p50:.2f} | {p99:.2f} | "
+            f"{statistics.median(load.cores for load in found):.2f} | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |",
             flush=True,
         )
@@ -221,11 +235,12 @@ def _measure(
 
 
 @contextlib.contextmanager
-def _serve(folder: Path, workers: int, pin: Sequence[str]) -> Iterator[Server]:
+def _serve(folder: Path, workers: int, pin: Sequence[str], *, has_engine: bool) -> Iterator[Server]:
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
     command = [*pin, sys.executable, "-m", "jackfield", "serve", str(folder), *ports]
+    command = [*command, "--workers", str(workers)]
     process = subprocess.Popen(
-        [*command, "--workers", str(workers)], stdout=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, text=True, env=_environ(has_engine=has_engine)
     )
     assert process.stdout is not None
     try:
@@ -240,7 +255,8 @@ def _serve(folder: Path, workers: int, pin: Sequence[str]) -> Iterator[Server]:
         if http is None or grpc is None:
             message = f"the server with {workers} workers did not start:\n{text}"
             raise SystemExit(message)
-        yield Server("jackfield", workers, http[1], grpc[1])
+        name = _name("jackfield", has_engine=has_engine)
+        yield Server(name, workers, http[1], grpc[1], (process.pid,))
     finally:
         process.terminate()
         process.wait()
@@ -248,19 +264,47 @@ def _serve(folder: Path, workers: int, pin: Sequence[str]) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _floor(_: Path, processes: int, pin: Sequence[str]) -> Iterator[Server]:
+def _floor(_: Path, processes: int, pin: Sequence[str], *, has_engine: bool) -> Iterator[Server]:
     with socket.socket() as keeper, contextlib.ExitStack() as running:
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         keeper.bind(("127.0.0.1", 0))
         port = str(keeper.getsockname()[1])
         command = [*pin, sys.executable, str(HERE / "floor_workers.py"), port]
+        pids = []
         for _each in range(processes):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, env=_environ(has_engine=has_engine)
+            )
             running.enter_context(process)
             running.callback(process.terminate)
             assert process.stdout is not None
             process.stdout.readline()
-        yield Server("bare grpc.aio", processes, "", f"127.0.0.1:{port}")
+            pids.append(process.pid)
+        name = _name("bare grpc.aio", has_engine=has_engine)
+        yield Server(name, processes, "", f"127.0.0.1:{port}", tuple(pids))
+
+
+def _name(name: str, *, has_engine: bool) -> str:
+    return f"{name}, event engine" if has_engine else name
+
+
+def _environ(*, has_engine: bool) -> dict[str, str]:
+    """Say how gRPC waits; what `jackfield serve` sets is set for the floor, too."""
+    sign = "" if has_engine else "-"
+    return {**os.environ, "GRPC_EXPERIMENTS": f"{sign}event_engine_listener"}
+
+
+def _cpu_s(pids: Iterable[int]) -> float:
+    """Tell what processes and their children have computed, in seconds; source: proc(5)."""
+    ticks = 0
+    for pid in pids:
+        process = Path(f"/proc/{pid}")
+        if process.exists():
+            user, system = process.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
+            ticks += int(user) + int(system)
+            children = process.joinpath(f"task/{pid}/children").read_text()
+            ticks += round(_cpu_s(map(int, children.split())) * _TICKS)
+    return ticks / _TICKS
 
 
 def _url(server: Server, protocol: str) -> str:
@@ -299,6 +343,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=_counts, default=[16, 64])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--event-engine",
+        action="store_true",
+        help="beside each server one whose gRPC has its event engine, which `serve` turns off",
+    )
     return parser.parse_args()
 
 

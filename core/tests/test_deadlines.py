@@ -402,7 +402,8 @@ async def test_an_answer_to_a_caller_who_stays_does_not_end_the_connection(
 
 
 async def test_each_end_is_counted_as_what_it_is(serve, stage, caplog):
-    async with serve(max_queue=1, max_infer_time=SHORT_S) as model:
+    # long enough for the calls that are in time, on a busy machine, too
+    async with serve(max_queue=1, max_infer_time=0.5) as model:
         statistics = model.statistics
 
         async def fails(kind, request):

@@ -1,7 +1,6 @@
 import asyncio
 import re
 import socket
-import statistics
 import time
 
 import httpx
@@ -237,11 +236,13 @@ async def test_an_answer_does_not_wait_for_the_callers_next_packet(add_model, ru
         run.client() as client,
     ):
         times_s = []
-        for _ in range(11):
+        # the system acknowledges the first packets of a connection at once
+        for _ in range(40):
             started = time.perf_counter()
             await client.post("/v2/models/double/infer", json=GOOD)
             times_s.append(time.perf_counter() - started)
-    assert statistics.median(times_s) < 0.03  # a delayed acknowledgement takes 0.04
+    # a delayed acknowledgement takes 0.04, each time
+    assert min(times_s[20:]) < 0.03
 
 
 async def test_idle_keep_alive_connections_do_not_hold_the_stop_up(add_model, running):

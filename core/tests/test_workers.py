@@ -73,6 +73,11 @@ class Gated(M):
         return np.array([os.getpid(), self.content, len(x)])
 
 
+class TellsExperiments(M):
+    def load(self) -> None:
+        (PLACE / "experiments").write_text(os.environ.get("GRPC_EXPERIMENTS", "none"))
+
+
 class Notes(M):
     def load(self) -> None:
         self.notes = os.open(PLACE / "begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -143,6 +148,14 @@ class Served:
             if infer(client)[0] == pid:
                 return client
         raise AssertionError("no connection comes to this worker")
+
+    def ask_pids(self, clients):
+        """Connect until each of two workers has answered."""
+        pids = set()
+        while len(pids) < 2:
+            client = clients.enter_context(httpx.Client(base_url=self.http, timeout=WAIT_S))
+            pids.add(infer(client)[0])
+        return pids
 
     def scrape(self):
         """Read the metrics: values by the names and labels of the samples."""
@@ -520,6 +533,48 @@ def test_workers_that_all_can_not_start_again_end_the_server(model, serve):
     assert "5 workers in a row ended before they served" in log.splitlines()[-1]
 
 
+def test_a_worker_that_can_not_start_beside_others_is_tried_less_and_less_often(
+    model, serve, clients, models_dir
+):
+    folder = model()
+    served = serve(command=[sys.executable, "-c", FEW_DEATHS, str(models_dir)]).until_announced()
+    other = served.client_of(served.pids[1], clients)
+    (folder / "hits").write_text("all:fail")
+    os.kill(served.pids[0], signal.SIGKILL)
+    pauses_s = []
+    for _ in range(4):
+        line = served.until_logged(" before it served")
+        pauses_s.append(float(re.search(r"again in (\S+) s", line)[1]))
+        assert state(other) == ("READY", "")
+    assert pauses_s == [0.01, 0.02, 0.04, 0.04]
+    (folder / "hits").unlink()
+    served.until_logged("worker 1 serves again")
+
+
+def test_deaths_before_one_has_served_are_forgotten_when_one_serves(
+    model, serve, clients, models_dir
+):
+    hits = model() / "hits"
+    served = serve(command=[sys.executable, "-c", LONG_PAUSES, str(models_dir)]).until_announced()
+
+    def until_both(text):
+        for _ in range(2):
+            served.until_logged(text)
+
+    for signals in (1, 0):  # four deaths, and two: five in a row end the server
+        hits.write_text("all:die")
+        for pid in served.ask_pids(clients):
+            os.kill(pid, signal.SIGKILL)
+        until_both(" before it served")
+        for _ in range(signals):
+            served.signal(signal.SIGHUP)
+            until_both(" before it served")
+        hits.unlink()
+        served.signal(signal.SIGHUP)
+        until_both("serves again")
+    assert served.process.poll() is None
+
+
 def test_what_loads_at_the_start_is_told(model, serve, until):
     model(name="ready")
     (model() / "hits").write_text("all:wait")
@@ -725,12 +780,24 @@ def test_a_second_server_does_not_share_the_ports_of_the_first(model, serve):
         assert second.process.returncode == 1
 
 
+#: Two deaths, of starts that failed through no other worker's serving, end the server.
+FEW_DEATHS = """
+import sys
+from jackfield._workers import supervisor
+
+supervisor._FIRST_PAUSE_S, supervisor._LONGEST_PAUSE_S = 0.01, 0.04
+supervisor._STEADY_S = 1e-9
+supervisor._MOST_DEATHS = supervisor._MOST_EARLY_DEATHS = 1
+from jackfield._cli import main
+sys.argv = ["jackfield", "serve", *sys.argv[1:]]
+main()
+"""
 LONG_PAUSES = """
 import sys
 from jackfield._workers import supervisor
 
 supervisor._FIRST_PAUSE_S = supervisor._LONGEST_PAUSE_S = 3600.0
-supervisor._STEADY_S = 0.0
+supervisor._STEADY_S = 1e-9
 from jackfield._cli import main
 sys.argv = ["jackfield", "serve", *sys.argv[1:]]
 main()
@@ -761,6 +828,21 @@ def test_workers_can_share_one_listening_socket(model, serve, clients, models_di
     served.signal(signal.SIGTERM)
     served.rest()
     assert served.process.returncode == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("own", [None, "event_engine_dns"])
+def test_grpc_has_no_event_engine_unless_the_operator_says(
+    model, serve, models_dir, monkeypatch, workers, own
+):
+    model("TellsExperiments")
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", own)
+    served = serve(workers=workers)
+    served.until_announced()
+    told = [path.read_text() for path in models_dir.rglob("experiments")]
+    assert told == [own or "-event_engine_listener"]
 
 
 def test_the_supervisor_imports_nothing_that_serves(model):

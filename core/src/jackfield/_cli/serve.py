@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jackfield")
 
+#: How gRPC is to wait for its sockets, unless the operator says: in the thread that tells the event
+#: loop, instead of an "event engine" with threads of its own, which costs each call one change of
+#: threads more. See `docs/decisions/0039-grpc-without-its-event-engine.md`.
+_GRPC_EXPERIMENTS = "-event_engine_listener"
+
 
 def serve_models(paths: Sequence[str], *, name: str, options: Mapping[str, object]) -> int:
     """Serve until SIGINT or SIGTERM.
@@ -47,6 +52,8 @@ def serve_models(paths: Sequence[str], *, name: str, options: Mapping[str, objec
     settings = resolved.settings
     workers = count_workers(settings.workers)
     configure_logging(settings.log_level, settings.log_format)
+    # read by gRPC when it is first used, here or in workers
+    os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
     for warning in resolved.warnings:
         logger.warning("%s", warning)
     serve = _serve_alone if workers == 1 else _supervise

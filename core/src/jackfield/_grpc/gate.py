@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from jackfield._scheduling import Arrivals
 
 #: Time without a call after which no other is waited for, in nanoseconds: to hand over the next one
-#: was measured to take 60 to 100 µs. The loop is not idle meanwhile, it takes its turns.
-_PATIENCE_NS = 300_000
-#: Openings after which more calls are tried for.
-_TRY_AFTER = 64
+#: takes about 100 µs, and some times that where other workers have the processors. The loop is not
+#: idle meanwhile, it takes its turns.
+_PATIENCE_NS = 600_000
+#: Openings after which more calls are tried for: who comes alone waits in vain less than once in a
+#: hundred calls.
+_TRY_AFTER = 128
 
 
 class Gate:
