@@ -23,7 +23,7 @@ from starlette.routing import Match, Route, Router
 from jackfield._http.body import read_body, read_json
 from jackfield._http.errors import error_response
 from jackfield._http.infer import read_infer, write_infer
-from jackfield._process.routes import FarAnswer
+from jackfield._process.routes import RemoteAnswer
 from jackfield._routes import Undecoded, Written, call_plain
 from jackfield._wire.json import ResponseForm
 from jackfield._wire.value import encode_value
@@ -300,7 +300,7 @@ async def _while_here(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 class _FarResponse(Response):
     """One that a host sends as it comes."""
 
-    def __init__(self, answer: FarAnswer) -> None:
+    def __init__(self, answer: RemoteAnswer) -> None:
         super().__init__()
         self._answer = answer
 
@@ -312,7 +312,7 @@ class _FarResponse(Response):
 def _response(value: object, model: Model, form: ResponseForm) -> Response:
     if isinstance(value, Response):
         return value
-    if isinstance(value, FarAnswer):
+    if isinstance(value, RemoteAnswer):
         return _FarResponse(value)
     if isinstance(value, InferResponse):
         named = msgspec.structs.replace(value, model_name=model.name, model_version=model.version)

@@ -19,7 +19,7 @@ from jackfield._loading import Loaded as LoadedModel
 from jackfield._process.frames import encode
 from jackfield._process.messages import Load, Next, Place, Resolve, Spec
 from jackfield._process.metrics import ProcessMetrics
-from jackfield._process.routes import far_routes
+from jackfield._process.routes import remote_routes
 from jackfield._process.suspects import REFUSED_S, Suspects
 from jackfield.errors import (
     DeadlineError,
@@ -228,7 +228,7 @@ class ProcessRuntime:
         self.suspects = Suspects(is_row_wise=self.capabilities.row_wise)
         if self._loaded.streams:
             self.stream = self._stream
-        self.routes = far_routes(self._loaded.routes, self.number, self)
+        self.routes = remote_routes(self._loaded.routes, self.number, self)
         try:
             self._loop.call_soon_threadsafe(self._begin)
         except RuntimeError:  # the loop is closed: nobody will ask

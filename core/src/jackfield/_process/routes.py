@@ -282,7 +282,7 @@ class RouteCall:
 _BEFORE_LAST = RouteStarted | RoutePart
 
 
-def far_routes(
+def remote_routes(
     told: Sequence[RouteTold],
     model: int,
     home: Home,
@@ -298,7 +298,7 @@ def far_routes(
         ModelRoute(
             each.path,
             tuple(each.methods),
-            _FarRoute(model, number, home).answer,
+            _RemoteRoute(model, number, home).answer,
             body=_BODIES[each.takes],
             request_name="request",
             body_name="body" if _BODIES[each.takes] is not None else "",
@@ -312,7 +312,7 @@ def far_routes(
 _BODIES = {"nothing": None, "tensors": InferRequest, "json": Undecoded}
 
 
-class _FarRoute:
+class _RemoteRoute:
     """One path of a model in a host."""
 
     def __init__(self, model: int, number: int, home: Home) -> None:
@@ -324,7 +324,7 @@ class _FarRoute:
         """Have the host answer; raises what the method there does, as far as a caller is told it.
 
         Returns:
-            An `InferResponse`, `Written` JSON, or a `FarAnswer` whose body is still to come.
+            An `InferResponse`, `Written` JSON, or a `RemoteAnswer` whose body is still to come.
         """
         asked = partial(_describe, request.scope, body)
         calls = await self._home.ready_routes(asked)
@@ -343,7 +343,7 @@ class _FarRoute:
             await calls.end(call)
             raise
         if isinstance(message, RouteStarted):
-            return FarAnswer(message, calls, call, self._raise)
+            return RemoteAnswer(message, calls, call, self._raise)
         await calls.end(call)
         if isinstance(message, FullAnswer):
             return restore_response(message, outputs)
@@ -391,7 +391,7 @@ def _describe(scope: Mapping[str, Any], body: InferRequest | bytes) -> InferRequ
     return InferRequest([Tensor(name, Datatype.BYTES, np.array(data, object)), *inputs])
 
 
-class FarAnswer:
+class RemoteAnswer:
     """An answer that a host has begun, and whose body is still to come."""
 
     def __init__(

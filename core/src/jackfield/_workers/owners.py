@@ -18,9 +18,9 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from jackfield._workers.desk import Desk
-from jackfield._workers.far import PAUSE_S, Far, NoOwnerError
-from jackfield._workers.own import Own
+from jackfield._workers.owned import OwnedRuntime
+from jackfield._workers.remote import PAUSE_S, NoOwnerError, RemoteRuntime
+from jackfield._workers.responder import Responder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class Owners:
         self._passed_on: dict[str, str] = {}
         #: Loads under way and done; what others are told of the model.
         self._loads: dict[str, Future[Loaded]] = {}
-        self._desks: set[Desk] = set()
+        self._responders: set[Responder] = set()
 
     async def open(self) -> None:
         """Begin to answer the other workers."""
@@ -76,7 +76,9 @@ class Owners:
                     logger.warning("another worker can't be answered now: %s", error)
                     await asyncio.sleep(PAUSE_S)
                 else:
-                    self._desks.add(Desk(self._models, self._find_load, sock, self._desks.discard))
+                    self._responders.add(
+                        Responder(self._models, self._find_load, sock, self._responders.discard)
+                    )
 
     def load(self, source: ModelSource, here: Callable[[], LoadedModel]) -> LoadedModel:
         """Load a model here, or find its owner; called in a thread.
@@ -95,26 +97,26 @@ class Owners:
                 return loaded
             # only its code knew that it has a memory
             if self.claim(source):
-                return self.load_own(source, lambda: loaded).placed()
+                return self.load_owned(source, lambda: loaded).placed()
             loaded.runtime.close()
             if loaded.bound is not None:
                 loaded.bound.close()
-        far = Far(self, source, here, self._loop)
+        remote = RemoteRuntime(self, source, here, self._loop)
         while not self.claim(source):
             try:
-                found = asyncio.run_coroutine_threadsafe(far.connect(), self._loop).result()
+                found = asyncio.run_coroutine_threadsafe(remote.connect(), self._loop).result()
             except NoOwnerError:
                 threading.Event().wait(PAUSE_S)
                 continue
             if not found.capabilities.stateful:  # its kind may have a memory, it has none
-                far.close()
+                remote.close()
                 return here()
             with self._lock:
                 self._passed_on[_key(source.name, source.version)] = source.name
-            return far.placed(found)
-        return self.load_own(source, here).placed()
+            return remote.placed(found)
+        return self.load_owned(source, here).placed()
 
-    def load_own(self, source: ModelSource, here: Callable[[], LoadedModel]) -> Own:
+    def load_owned(self, source: ModelSource, here: Callable[[], LoadedModel]) -> OwnedRuntime:
         """Load a model whose owner this worker is; in a thread.
 
         Raises:
@@ -125,7 +127,7 @@ class Owners:
         before = self._loads.get(key)
         self._loads[key] = future
         try:
-            own = Own(here())
+            own = OwnedRuntime(here())
         except BaseException:
             # one that serves goes on
             if before is not None and before.done() and not before.exception():

@@ -1,6 +1,7 @@
 """A model with a memory in the workers that do not own it: what passes its calls on.
 
-`Far` takes the runtime's place; `_Line` is one connection to the owner, in a host's messages.
+`RemoteRuntime` takes the place of the runtime; `_Line` is one connection to the owner, in the
+messages of a host.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from jackfield._process.messages import (
     Refused,
     describe_request,
 )
-from jackfield._process.routes import RouteAnswers, RouteCalls, far_routes
+from jackfield._process.routes import RouteAnswers, RouteCalls, remote_routes
 from jackfield._process.segments import Transport
 from jackfield._process.suspects import Suspects
-from jackfield._workers.own import MODEL
+from jackfield._workers.owned import MODEL
 from jackfield.errors import (
     InvalidRequestError,
     ModelLoadError,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from jackfield._process.messages import Message
     from jackfield._repository import ModelSource
     from jackfield._statistics import ModelStatistics
-    from jackfield._workers.own import Own
+    from jackfield._workers.owned import OwnedRuntime
     from jackfield.messages import InferRequest, ModelMetadata
     from jackfield.tensor import Tensor
 
@@ -77,7 +78,7 @@ class Finding(Protocol):
     def claim(self, source: ModelSource) -> bool:
         """Become the owner of a model; tells whether this worker is."""
 
-    def load_own(self, source: ModelSource, here: Callable[[], LoadedModel]) -> Own:
+    def load_owned(self, source: ModelSource, here: Callable[[], LoadedModel]) -> OwnedRuntime:
         """Load a model whose owner this worker is; in a thread."""
 
 
@@ -118,7 +119,7 @@ class _Line:
         return await self._found
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Have the owner compute; raises as `Far.infer`."""
+        """Have the owner compute; raises as `RemoteRuntime.infer`."""
         call = self._begin(request, is_stream=False)
         try:
             return cast("InferResponse", await self._calls[call])
@@ -129,7 +130,7 @@ class _Line:
             del self._calls[call]
 
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
-        """Have the owner compute one response after the other; raises as `Far.infer`."""
+        """Have the owner compute one response after the other; raises as `RemoteRuntime.infer`."""
         call = self._begin(request, is_stream=True)
         try:
             while (response := await self._calls[call]) is not None:
@@ -212,7 +213,7 @@ class _Line:
         self._lose("")
 
 
-class Far:
+class RemoteRuntime:
     """A runtime whose calls are answered by the worker that owns its model.
 
     Its owner may die: calls under way fail, later ones wait for the next owner, which may be this
@@ -237,7 +238,7 @@ class Far:
         #: Nothing: what kills a worker, its callers can't tell from other deaths.
         self.suspects = Suspects(is_row_wise=False)
         #: The model, once this worker owns it.
-        self.own: Own | None = None
+        self.own: OwnedRuntime | None = None
         #: An async generator function where the owner's runtime streams; set by `placed`.
         self.stream: Callable[[InferRequest], AsyncGenerator[InferResponse, None]] | None = None
         self._owners = owners
@@ -255,7 +256,7 @@ class Far:
         """Give what takes the place of the model here."""
         if found.streams:
             self.stream = self._stream
-        routes = far_routes(found.routes, MODEL, self)
+        routes = remote_routes(found.routes, MODEL, self)
         return LoadedModel(self, found.metadata, found.capabilities, routes, self)
 
     def load(self) -> None:
@@ -369,7 +370,7 @@ class Far:
                 if self._owners.claim(self._source):
                     try:
                         own = await asyncio.to_thread(
-                            self._owners.load_own, self._source, self._here
+                            self._owners.load_owned, self._source, self._here
                         )
                     except ModelLoadError as error:
                         reason = f"{reason}, and here it failed to load: {error}"
@@ -384,7 +385,7 @@ class Far:
                 await asyncio.sleep(PAUSE_S)
         return self._line
 
-    def _take_over(self, own: Own) -> None:
+    def _take_over(self, own: OwnedRuntime) -> None:
         logger.warning("model '%s' %s: this worker has its memory now", *self.facts)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="jackfield-infer")
         self.own = own
@@ -402,7 +403,7 @@ class Far:
         answers.add(MODEL, own.routes)
 
     @property
-    def _here_now(self) -> Own:
+    def _here_now(self) -> OwnedRuntime:
         assert self.own is not None, "there is a line, or it is here"
         return self.own
 
@@ -441,8 +442,8 @@ class Far:
 class _Counting:
     """Counts the calls of a model with a memory: none are made here until this worker owns it."""
 
-    def __init__(self, far: Far, statistics: ModelStatistics) -> None:
-        self._far = far
+    def __init__(self, remote: RemoteRuntime, statistics: ModelStatistics) -> None:
+        self._remote = remote
         self._statistics = statistics
 
     @property
@@ -454,7 +455,7 @@ class _Counting:
         self._statistics.waiting = count
 
     def executed(self, *, requests: int, rows: int, ns: int, waiting: int) -> None:
-        if self._far.own is not None:
+        if self._remote.own is not None:
             self._statistics.executed(requests=requests, rows=rows, ns=ns, waiting=waiting)
 
 

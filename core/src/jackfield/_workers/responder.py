@@ -27,8 +27,8 @@ from jackfield._process.messages import (
 from jackfield._process.routes import RouteAnswers, describe_routes
 from jackfield._process.segments import Transport
 from jackfield._scheduling import NEVER
-from jackfield._workers.far import Far, NoOwnerError
-from jackfield._workers.own import MODEL, Own
+from jackfield._workers.owned import MODEL, OwnedRuntime
+from jackfield._workers.remote import NoOwnerError, RemoteRuntime
 from jackfield.errors import JackfieldError, ModelNotReadyError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jackfield")
 
 
-class Desk:
+class Responder:
     """Answers what one other worker asks of one model.
 
     Args:
@@ -61,7 +61,7 @@ class Desk:
         models: Models,
         find_load: Callable[[str, str], Future[Loaded] | None],
         sock: socket.socket,
-        on_end: Callable[[Desk], object],
+        on_end: Callable[[Responder], object],
     ) -> None:
         self._models = models
         self._find_load = find_load
@@ -166,7 +166,7 @@ class Desk:
     async def _stream(self, number: int, request: InferRequest) -> None:
         """Compute one response after the other, each when it is asked for."""
         model = self._model()
-        stream = _own_of(model).stream
+        stream = _owned_of(model).stream
         if stream is None:
             raise self._changed()
         wanted = self._wanted[number] = asyncio.Semaphore(0)
@@ -187,7 +187,7 @@ class Desk:
         with contextlib.ExitStack() as visiting:
             try:
                 model = self._model()
-                routes = _own_of(model).routes
+                routes = _owned_of(model).routes
                 if self._told is None or describe_routes(routes) != self._told.routes:
                     raise self._changed()
                 visiting.enter_context(model.visit())
@@ -205,15 +205,15 @@ class Desk:
         )
 
 
-def _own_of(model: Model) -> Own:
+def _owned_of(model: Model) -> OwnedRuntime:
     """Find what a model that serves here is.
 
     Raises:
         ModelNotReadyError: It is another worker's.
     """
     held = model.metrics
-    own = held.own if isinstance(held, Far) else held
-    if not isinstance(own, Own):
+    own = held.own if isinstance(held, RemoteRuntime) else held
+    if not isinstance(own, OwnedRuntime):
         raise ModelNotReadyError(
             model.name, model.version, reason="another worker has its memory now"
         )

@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from jackfield._process.messages import Loaded
-from jackfield._process.routes import FarAnswer, describe_routes
+from jackfield._process.routes import RemoteAnswer, describe_routes
 from jackfield._routes import Undecoded, Written
 from jackfield._scheduling import choose_stream
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODEL = 0
 
 
-class Own:
+class OwnedRuntime:
     """A model that is loaded in this worker, which owns it.
 
     It takes the place of the model's metrics, by which it is found again from what serves.
@@ -56,7 +56,7 @@ class Own:
 class _Relayed(Response):
     """An answer that a host sends as it comes."""
 
-    def __init__(self, answer: FarAnswer) -> None:
+    def __init__(self, answer: RemoteAnswer) -> None:
         super().__init__()
         self._answer = answer
 
@@ -75,7 +75,7 @@ def _relayed(route: ModelRoute) -> ModelRoute:
         result = await route.handler(**given)
         if isinstance(result, Written):
             return Response(bytes(result), media_type="application/json")
-        return _Relayed(result) if isinstance(result, FarAnswer) else result
+        return _Relayed(result) if isinstance(result, RemoteAnswer) else result
 
     # undecoded, but JSON: the host is to say what is wrong with it
     body = msgspec.Raw if route.body is Undecoded else route.body
