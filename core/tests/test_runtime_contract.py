@@ -265,6 +265,24 @@ class Leaks(Good):
         Good.load(self)
         LEAKED.append(np.zeros(100_000))
 
+def take_unseen(size):
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    ctypes.memset(library.malloc(ctypes.c_size_t(size)), 1, size)
+
+class LeaksInALibrary(Good):
+    def load(self):
+        Good.load(self)
+        take_unseen(8 << 20)
+
+class GrowsOnce(Good):
+    loads = 0
+    def load(self):
+        Good.load(self)
+        GrowsOnce.loads += 1
+        if GrowsOnce.loads % 10 == 0:
+            take_unseen(64 << 20)
+
 class LeavesAThread(Good):
     def load(self):
         Good.load(self)
@@ -311,6 +329,7 @@ KEEPS_ITS_PROMISES = (
     "Asynchronous",
     "TellsProgress",
     "AsynchronouslyTellsProgress",
+    "GrowsOnce",
     "NoStream",
 )
 
@@ -344,6 +363,7 @@ FAULTS = {
     "LoadsAnything": "a_damaged_artifact_is_refused_when_loading",
     "Registered": "a_closed_runtime_is_let_go",
     "Leaks": "loading_over_and_over_takes_no_more_memory",
+    "LeaksInALibrary": "loading_over_and_over_takes_no_more_memory",
     "LeavesAThread": "close_ends_the_threads",
 }
 #: What is wrong with the description: changes to the spec -> the test that must fail.
