@@ -5,9 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class Listener(ThreadingHTTPServer):
+    """Speaks HTTP, and with a context HTTPS on the same port to those that begin with it."""
+
+    daemon_threads = True
+    context = None
+
+    def get_request(self):
+        sock, address = super().get_request()
+        if self.context is not None and sock.recv(1, socket.MSG_PEEK) == b"\x16":
+            sock = self.context.wrap_socket(sock, server_side=True)
+        return sock, address
 
 
 class WebServer:
@@ -46,10 +60,8 @@ class WebServer:
             def log_message(self, *arguments):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if context is not None:
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._server = Listener(("127.0.0.1", 0), Handler)
+        self._server.context = context
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 

@@ -236,7 +236,9 @@ def test_an_unknown_option_is_refused(web):
     assert "source_options for the web has header; known is: headers" in told
 
 
-def test_a_redirect_from_https_to_http_is_refused(web, stores, tmp_path, monkeypatch):
+@pytest.fixture
+def secure(stores, tmp_path, monkeypatch):
+    """Serve HTTP and HTTPS on one port, with a certificate that is taken."""
     trustme = pytest.importorskip("trustme")
     import ssl
 
@@ -245,19 +247,30 @@ def test_a_redirect_from_https_to_http_is_refused(web, stores, tmp_path, monkeyp
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = stores.WebServer(context)
+    yield server
+    server.stop()
+
+
+def test_a_redirect_from_https_to_http_is_refused(web, secure, monkeypatch):
     web.files["/m.txt"] = b"x"
-    secure = stores.WebServer(context)
-    try:
-        secure.files["/m.txt"] = b"y"
-        url = secure.url.replace("http:", "https:")
-        assert fetch(f"{url}/m.txt").read_bytes() == b"y"
-        secure.redirects["/down.txt"] = f"{web.url}/m.txt"
-        assert "a redirect from https to http://127.0.0.1" in failure(f"{url}/down.txt")
-        monkeypatch.delenv("SSL_CERT_FILE")
-        assert "the server's certificate is refused" in failure(f"{url}/m.txt")
-        assert web.requests == []
-    finally:
-        secure.stop()
+    secure.files["/m.txt"] = b"y"
+    url = secure.url.replace("http:", "https:")
+    assert fetch(f"{url}/m.txt").read_bytes() == b"y"
+    secure.redirects["/down.txt"] = f"{web.url}/m.txt"
+    assert "a redirect from https to http://127.0.0.1" in failure(f"{url}/down.txt")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert "the server's certificate is refused" in failure(f"{url}/m.txt")
+    assert web.requests == []
+
+
+def test_headers_are_sent_to_no_other_scheme_of_the_same_host(secure):
+    secure.files["/m.txt"] = b"x"
+    secure.redirects["/up.txt"] = secure.url.replace("http:", "https:") + "/m.txt"
+    options = {"http": {"headers": {"Authorization": "Bearer token-of-mine"}}}
+    assert fetch(f"{secure.url}/up.txt", options=options).read_bytes() == b"x"
+    told = {(path, sent.get("authorization")) for _, path, sent in secure.requests}
+    assert told == {("/up.txt", "Bearer token-of-mine"), ("/m.txt", None)}
 
 
 @pytest.mark.parametrize("place", ["ftp://127.0.0.1/m.txt", "file:///etc/hostname"])
