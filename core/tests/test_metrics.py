@@ -385,7 +385,7 @@ async def test_a_name_of_two_kinds_is_shown_once_and_told(add_model, models_dir,
         text = server._metrics.expose()[0].decode()
     assert 'rows_total{model="a",version=""} 0.0' in text
     assert 'rows{model="b"' not in text
-    assert "model 'b' : its metric 'rows' is left out: for another model that is a c" in caplog.text
+    assert "model 'b': its metric 'rows' is left out: for another model that is a c" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -415,7 +415,7 @@ async def test_the_trace_of_a_failed_load_is_in_the_log(add_model, process_of, c
     runtime = process_of(add_model("bad", "BrokenOnLoad"))
     with pytest.raises(ModelLoadError):
         await asyncio.to_thread(runtime.load)
-    assert "model 'bad'  failed to load" in caplog.text
+    assert "model 'bad' failed to load" in caplog.text
     assert "in load" in caplog.text
 
 

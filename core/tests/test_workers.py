@@ -491,7 +491,7 @@ def test_a_worker_that_can_not_load_what_others_do_does_not_serve(model, serve, 
     assert other.post("/v2/repository/models/m/load").status_code == 200
     (folder / "hits").write_text("all:fail")
     os.kill(served.pids[0], signal.SIGKILL)
-    served.until_logged("worker 1 can't start: it can't load what others serve: 'm'")
+    served.until_logged("worker 1 can't start: it can't load what others serve: model 'm'")
     (folder / "hits").unlink()
     served.until_logged("worker 1 serves again")
     assert state(other) == ("READY", "")
@@ -507,7 +507,7 @@ def test_a_worker_that_can_not_start_is_seen_and_tried_at_once_on_a_signal(
     os.kill(served.pids[0], signal.SIGKILL)
     served.until_logged("worker 1 was killed by signal 9 (SIGKILL); started again in 0 s")
     for times in ("", ", 2 times in a row"):
-        served.until_logged("can't start: it can't load what others serve: 'm'")
+        served.until_logged("can't start: it can't load what others serve: model 'm'")
         line = served.until_logged(" before it served")
         assert f"worker 1 exited with code 1 before it served{times}; started again" in line
         states = {each: served.scrape()["jackfield_workers", ("state", each)] for each in STATES}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from jackfield._code import import_class
+from jackfield._label import label_model
 from jackfield._own_code import load_own_code
 from jackfield._routes import ModelRoute, find_routes
 from jackfield._sources.digest import check_sha256
@@ -81,7 +82,7 @@ def load_runtime(
         # SystemExit, if let through, would end the event loop
         if not isinstance(error, Exception | SystemExit):
             raise
-        logger.exception("model '%s' %s failed to load", source.name, source.version)
+        logger.exception("%s failed to load", label_model(source.name, source.version))
         problem = f"{type(error).__name__}: {error}"
         raise ModelLoadError(problem) from error
     bound.refresh()

@@ -27,6 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from jackfield._label import label_model
 from jackfield._monitors import monitors_of
 from jackfield._statistics import DEPTHS, LAGS, SECONDS, SIZES, LoopStatistics
 
@@ -436,10 +437,9 @@ def _own_of_models(models: Iterable[Model]) -> Iterator[Metric]:
             elif family.type != metric.type:
                 # one name has one kind in Prometheus' form: a reader would refuse the whole
                 logger.warning(
-                    "model '%s' %s: its metric '%s' is left out: for another model that is "
+                    "%s: its metric '%s' is left out: for another model that is "
                     "a %s, here it is a %s",
-                    model.name,
-                    model.version,
+                    label_model(model.name, model.version),
                     metric.name,
                     family.type,
                     metric.type,

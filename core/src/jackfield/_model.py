@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, overload
 
+from jackfield._label import label_model
 from jackfield._outputs import select_outputs
 from jackfield._peers import Beside, request_of
 from jackfield._scheduling import (
@@ -371,7 +372,7 @@ class Model:
         # the seam where foreign code runs: whatever it raises is logged here and told to nobody;
         # SystemExit, if let through, would end the event loop
         if isinstance(error, Exception | SystemExit) and not isinstance(error, _TOLD):
-            logger.error("model '%s' %s failed", self.name, self.version, exc_info=error)
+            logger.error("%s failed", label_model(self.name, self.version), exc_info=error)
             raise RuntimeFailedError(self.name, self.version) from error
 
     def _trace(
@@ -420,9 +421,8 @@ class Model:
                 await self.scheduler.drain()
         except TimeoutError:
             logger.warning(
-                "model '%s' %s: requests did not end within %g s",
-                self.name,
-                self.version,
+                "%s: requests did not end within %g s",
+                label_model(self.name, self.version),
                 timeout_s,
             )
             self.scheduler.close()
@@ -435,10 +435,10 @@ class Model:
                 ends: list[Callable[[], object]] = [self.scheduler.join, self._runtime.close]
                 await asyncio.get_running_loop().run_in_executor(closer, _call_each, ends)
         except TimeoutError:
-            logger.warning("model '%s' %s did not close in time", self.name, self.version)
+            logger.warning("%s did not close in time", label_model(self.name, self.version))
         # foreign code: a runtime that fails to free itself must not keep others from closing
         except (Exception, SystemExit):
-            logger.exception("model '%s' %s failed to close", self.name, self.version)
+            logger.exception("%s failed to close", label_model(self.name, self.version))
         finally:
             if self._bound is not None:
                 closer.submit(self._bound.close)

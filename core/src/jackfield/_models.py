@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import msgspec
 
 from jackfield._environments import Running
+from jackfield._label import label_model
 from jackfield._loading import Loaded, load_runtime
 from jackfield._model import Model
 from jackfield._monitors import Monitors
@@ -656,7 +657,7 @@ class Models:
         if not isinstance(error, ModelLoadError):
             raise error
         self.loads.failed(source.name, source.version)
-        logger.error("model '%s' %s: %s", source.name, source.version, error)
+        logger.error("%s: %s", label_model(source.name, source.version), error)
         entry = self._note(source)
         if entry.model is None:
             entry.state = ModelState.UNAVAILABLE
@@ -771,7 +772,7 @@ class Models:
             if self._closed:
                 problem = "the server stops"
                 raise ModelLoadError(problem) from error
-            logger.exception("model '%s' %s failed to load", source.name, source.version)
+            logger.exception("%s failed to load", label_model(source.name, source.version))
             is_ours = isinstance(error, JackfieldError)
             problem = str(error) if is_ours else f"{type(error).__name__}: {error}"
             raise ModelLoadError(problem) from error

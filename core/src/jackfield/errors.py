@@ -38,6 +38,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, ClassVar
 
+from jackfield._label import label_model
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -147,9 +149,8 @@ class ModelNotFoundError(RequestError):
         self.name = name
         self.version = version
         self.close = tuple(close)
-        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
         hint = f"; did you mean {' or '.join(repr(each) for each in close)}" if close else ""
-        super().__init__(f"{what} is not served here{hint}")
+        super().__init__(f"{label_model(name, version)} is not served here{hint}")
 
 
 class PayloadTooLargeError(RequestError):
@@ -213,8 +214,7 @@ class ModelNotReadyError(CapacityError):
         self.name = name
         self.version = version
         self.reason = reason
-        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
-        super().__init__(f"{what} is not ready: {reason}")
+        super().__init__(f"{label_model(name, version)} is not ready: {reason}")
 
 
 class ServerNotReadyError(CapacityError):
@@ -279,7 +279,7 @@ class RuntimeFailedError(JackfieldError):
     def __init__(self, name: str, version: str = "") -> None:
         self.name = name
         self.version = version
-        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        what = label_model(name, version)
         super().__init__(f"{what} failed on this request; the server's log tells why")
 
 
@@ -298,7 +298,7 @@ class DeadlyRequestError(RuntimeFailedError):
     def __init__(self, name: str, version: str = "", *, how: str) -> None:
         super().__init__(name, version)
         self.how = how
-        what = f"version '{version}' of model '{name}'" if version else f"model '{name}'"
+        what = label_model(name, version)
         self.args = (
             f"{what} is not asked with these inputs for an hour: its process {how} while it "
             "computed them, and not for the first time; change them, or have the model loaded anew",

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from jackfield._inner import IS_INNER
+from jackfield._label import label_model
 from jackfield._monitors.intake import Intake
 from jackfield._monitors.rows import Column, MisfitError, Rows, fit, unpack
 from jackfield._monitors.statistics import MonitorStatistics
@@ -133,8 +134,7 @@ class Monitor:
         self.settings = settings
         self.name = settings.name or settings.detector
         self.watched = watched
-        numbered = f"'{model}' {version}" if version else f"'{model}'"
-        self._label = f"model {numbered}, monitor '{self.name}'"
+        self._label = f"{label_model(model, version)}, monitor '{self.name}'"
         self._find = find
         self._thread = thread
         self.statistics = MonitorStatistics()

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast
 
 from jackfield._inner import IS_INNER
+from jackfield._label import label_model
 from jackfield._peers import SyncModel, on_the_loop, request_of
 from jackfield._process.errors import restore_error, tell_error
 from jackfield._process.frames import FrameError
@@ -176,7 +177,7 @@ class PeerAnswers:
             tell_error(self._tell, message.call, error)
         except FrameError as error:
             facts = message.name, message.version
-            logger.error("an answer of model '%s' %s can't be passed on: %s", *facts, error)
+            logger.error("an answer of %s can't be passed on: %s", label_model(*facts), error)
             tell_error(self._tell, message.call, RuntimeFailedError(*facts))
 
 

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jackfield._label import label_model
 from jackfield._lifeline import describe_exit
 from jackfield._process.log import relay
 from jackfield._process.segments import Transport
@@ -113,8 +114,8 @@ class Child:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             logger.warning(
-                "model '%s' %s: its process did not end within %g s, and is killed",
-                *self._facts().values(),
+                "%s: its process did not end within %g s, and is killed",
+                label_model(*self._facts().values()),
                 timeout_s,
             )
         self.end()
@@ -141,7 +142,7 @@ class Child:
         """Log how it died, with what it printed last."""
         printed = "\n".join(self._lines)
         last = f"; it printed last:\n{printed}" if printed else ""
-        logger.error("model '%s' %s: %s%s", *self._facts().values(), what, last)
+        logger.error("%s: %s%s", label_model(*self._facts().values()), what, last)
 
     def _relay(self) -> None:
         stream = self._process.stdout

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jackfield import errors
+from jackfield._label import label_model
 from jackfield._process.frames import FrameError, encode
 from jackfield._process.messages import Failed, Refused
 from jackfield.errors import CapacityError, JackfieldError, RequestError, RuntimeFailedError
@@ -94,8 +95,8 @@ def restore_failure(message: Refused | Failed, facts: tuple[str, str]) -> Jackfi
         return restore_error(message)
     name, version = facts
     logger.error(
-        "model '%s' %s failed in its process:\n%s",
-        *(name, version, message.trace.rstrip()),
+        "%s failed in its process:\n%s",
+        *(label_model(name, version), message.trace.rstrip()),
         extra={"model": name, "version": version},
     )
     return RuntimeFailedError(name, version)

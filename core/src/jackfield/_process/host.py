@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from jackfield._label import label_model
 from jackfield._process.callbacks import PeerAnswers
 from jackfield._process.child import Child
 from jackfield._process.errors import restore_failure
@@ -334,9 +335,9 @@ class Host:
             pass  # it holds the model no more
         except TimeoutError:
             logger.warning(
-                "model '%s' %s: it was not closed within %g s; its process, which has other "
+                "%s: it was not closed within %g s; its process, which has other "
                 "models, keeps what it holds",
-                *member.facts,
+                label_model(*member.facts),
                 self._close_timeout_s,
             )
 
@@ -576,7 +577,7 @@ class Host:
                 except ModelLoadError as error:
                     reason = f"its process was started again, and failed: {error}"
                     if not self._closing.is_set():
-                        logger.error("model '%s' %s: %s", *member.facts, reason)
+                        logger.error("%s: %s", label_model(*member.facts), reason)
                     if isinstance(error, ProcessDiedError):
                         break
         self._on_loop(self._end_revival)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from jackfield._label import label_model
 from jackfield._loading import load_runtime
 from jackfield._needs import find_needs
 from jackfield._process.messages import Family, Loaded, LoadFailed, Resolved, Sample
@@ -100,7 +101,7 @@ class Hosted:
             self.runtime.close()
         # foreign code, and the server waits for the end of it only
         except (Exception, SystemExit):
-            logger.exception("model '%s' %s failed to close", self.name, self.version)
+            logger.exception("%s failed to close", label_model(self.name, self.version))
         self._bound.close()
 
     def count(self) -> list[Family]:

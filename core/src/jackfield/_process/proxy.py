@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from jackfield._label import label_model
 from jackfield._loading import Loaded as LoadedModel
 from jackfield._process.frames import encode
 from jackfield._process.messages import Load, Next, Place, Resolve, Spec
@@ -413,10 +414,12 @@ class ProcessRuntime:
         if only_suspect is not None and self.suspects.has_enough(only_suspect):
             self.suspects.refuse(only_suspect, how)
             logger.error(
-                "model '%s' %s: its process %s, not for the first time, while it computed a "
+                "%s: its process %s, not for the first time, while it computed a "
                 "request with the same inputs (%s); that request is refused for %g s, or until the "
                 "model is loaded anew",
-                *(*self.facts, how, ", ".join(repr(each.name) for each in only_suspect.inputs)),
+                label_model(*self.facts),
+                how,
+                ", ".join(repr(each.name) for each in only_suspect.inputs),
                 REFUSED_S,
             )
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 import msgspec
 import numpy as np
 
+from jackfield._label import label_model
 from jackfield._process.callbacks import UNDER, describe, restore_response
 from jackfield._process.errors import refuse, restore_error, restore_failure, tell_error
 from jackfield._process.frames import FrameError
@@ -349,7 +350,7 @@ class _RemoteRoute:
             return restore_response(message, outputs)
         if isinstance(message, RouteText):
             return Written(message.body)
-        logger.error("model '%s' %s: a path gave no answer", *self._home.facts)
+        logger.error("%s: a path gave no answer", label_model(*self._home.facts))
         raise RuntimeFailedError(*self._home.facts)
 
     def _ask(self, number: int, scope: Mapping[str, Any], body: InferRequest | bytes) -> AskRoute:
@@ -443,8 +444,8 @@ def choose_routes(routes: Sequence[ModelRoute], name: str, version: str) -> Sequ
         )
         raise ModelLoadError(problem)
     logger.warning(
-        "model '%s' %s: its own paths %s are not served: Starlette is not in its environment",
-        *(name, version, paths),
+        "%s: its own paths %s are not served: Starlette is not in its environment",
+        *(label_model(name, version), paths),
     )
     return [each for each in routes if not each.request_name]
 

@@ -14,6 +14,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, cast
 
+from jackfield._label import label_model
 from jackfield._loading import Loaded as LoadedModel
 from jackfield._process.errors import restore_failure
 from jackfield._process.frames import FrameError
@@ -386,7 +387,7 @@ class RemoteRuntime:
         return self._line
 
     def _take_over(self, own: OwnedRuntime) -> None:
-        logger.warning("model '%s' %s: this worker has its memory now", *self.facts)
+        logger.warning("%s: this worker has its memory now", label_model(*self.facts))
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="jackfield-infer")
         self.own = own
         assert self._found is not None, "it was another worker's before"

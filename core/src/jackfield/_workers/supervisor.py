@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jackfield._changes import LoadModel, UnloadModel
+from jackfield._label import label_model
 from jackfield._ports import SPREADS, Reservation
 from jackfield._threads import available_cores
 from jackfield._workers.changes import Changes, changes_between
@@ -389,7 +390,7 @@ class Supervisor:
         async with self._changes.stopped():
             elsewhere = await self._ready_elsewhere(child) if child.is_late else set()
             if missing := sorted(elsewhere - {*ready}):
-                names = ", ".join(f"'{' '.join(filter(None, each))}'" for each in missing)
+                names = ", ".join(label_model(*each) for each in missing)
                 problem = f"it can't load what others serve: {names}"
                 return Admission([], problem)
             self._members[child.number] = child
