@@ -1,6 +1,6 @@
 """Measure what a second worker brings: REST and gRPC, a small model, one row a request.
 
-    python benchmarks/workers.py [--workers 1,2] [--seconds 5] [--rounds 5] [--connections 16,64]
+    python benchmarks/workers.py [--workers 1,2] [--seconds 5] [--rounds 5] [--connections 8,16,64]
                                  [--event-engine]
 
 The servers run all the time and are loaded in turns by `h2load` (Debian package
@@ -60,7 +60,7 @@ SETTINGS = {
 }
 #: Before a gRPC message: whether it is compressed, and its length.
 PREFIX = ">BI"
-WARM_UP_S = 1.0
+WARM_UP_S = 1
 #: A second of a process, in the units in which Linux counts it.
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -142,8 +142,8 @@ class Generator:
         _check(struct.unpack("<d", response.raw_output_contents[0])[0])
         return struct.calcsize(PREFIX) + len(answer)
 
-    def run(self, server: Server, protocol: str, connections: int, seconds: float) -> Load:
-        """Make a closed loop."""
+    def run(self, server: Server, protocol: str, connections: int, seconds: int) -> Load:
+        """Make a closed loop for so many whole seconds: h2load takes no part of one."""
         log = self.folder / "log"
         log.unlink(missing_ok=True)
         form = ["--h1"] if protocol == "REST" else ["-H", "te: trailers"]
@@ -151,7 +151,7 @@ class Generator:
         command = [
             *(*self.pin, "h2load", *form, "-H", f"content-type: application/{kind}"),
             *("-d", str(self.bodies[protocol]), "-c", str(connections), "-t", "1"),
-            *("-D", f"{seconds:g}", f"--log-file={log}"),
+            *("-D", str(seconds), f"--log-file={log}"),
             _url(server, protocol),
         ]
         cpu_s, began = _cpu_s(server.pids), time.perf_counter()
@@ -340,8 +340,8 @@ def _counts(text: str) -> list[int]:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=_counts, default=[1, 2])
-    parser.add_argument("--connections", type=_counts, default=[16, 64])
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--connections", type=_counts, default=[8, 16, 64])
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--event-engine",
