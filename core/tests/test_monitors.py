@@ -405,7 +405,7 @@ async def test_a_detector_that_does_not_answer_is_told(
         assert monitor.problem == ""
         await ask(server, rows(2))
         await stage.until_inferring()
-        assert "has not answered for" in monitor.record()["problem"]
+        assert "has not answered for" in monitor.record().problem
         stage.may_answer.set()
         await until(lambda: monitor.statistics.judged_rows == 2)
         assert monitor.problem == ""

@@ -1251,9 +1251,9 @@ def counts_of(served):
     }
 
 
-def has_verdicts(client):
+def has_verdicts(client, count):
     [monitor] = client.get("/v2/models/m/monitors").json()["monitors"]
-    return monitor["verdicts"]["count"] >= 7
+    return monitor["verdicts"]["count"] >= count
 
 
 def lower(before, after):
@@ -1263,6 +1263,29 @@ def lower(before, after):
     }
 
 
+def test_each_worker_tells_what_the_monitors_of_all_found(add_model, serve, clients, until):
+    add_model(
+        "m", "M", code=WATCHED, monitors=[{"detector": "drifts", "window": 1, "history": 1000}]
+    )
+    add_model("drifts", "Drifts", code=WATCHED)
+    served = serve().until_announced()
+    one, other = (served.client_of(pid, clients) for pid in served.pids)
+    many = {"inputs": [{"name": "x", "shape": [7], "datatype": "FP64", "data": [1.0] * 7}]}
+    infer(one, many)
+    infer(other, many)
+    seen = sum_of(served.scrape(), "jackfield_monitor_rows_seen_total", model="m")
+    asyncio.run(until(functools.partial(has_verdicts, one, seen)))
+    told = [client.get("/v2/models/m/monitors").json() for client in (one, other)]
+    assert told[0] == told[1]
+    [monitor] = told[0]["monitors"]
+    assert monitor["rows"]["judged"] == monitor["verdicts"]["count"] == seen
+    assert monitor["history"] == sorted(monitor["history"], key=lambda each: each["time_s"])
+    assert len(monitor["history"]) == seen
+    assert {each["worker"] for each in monitor["history"]} == {1, 2}
+    assert monitor["current"] == monitor["history"][-1]
+    assert one.get("/v2/models/n/monitors").status_code == 404
+
+
 def test_no_count_goes_back_when_a_worker_dies(model, add_model, serve, clients, until):
     monitors = [{"detector": "drifts", "window": 5}]
     add_model("m", "M", code=WATCHED, monitors=monitors)
@@ -1270,11 +1293,10 @@ def test_no_count_goes_back_when_a_worker_dies(model, add_model, serve, clients,
     served = serve().until_announced()
     one, other = (served.client_of(pid, clients) for pid in served.pids)
     many = {"inputs": [{"name": "x", "shape": [7], "datatype": "FP64", "data": [1.0] * 7}]}
-    for client in (one, other):
-        for _ in range(5):
-            infer(client, many)
-        # each worker watches what comes to it
-        asyncio.run(until(functools.partial(has_verdicts, client)))
+    for _ in range(5):
+        infer(one, many)
+        infer(other, many)
+    asyncio.run(until(functools.partial(has_verdicts, one, 14)))
     before = counts_of(served)
     os.kill(served.pids[0], signal.SIGKILL)
     served.until_logged("worker 1 was killed")

@@ -16,13 +16,20 @@ from jackfield._changes import (
     UnloadModel,
     Unregister,
 )
+from jackfield._monitors import MonitorRecord, Verdict
 from jackfield._process.messages import Family, Sample
 from jackfield._statistics import ModelStatistics
 from jackfield._workers.changes import Changes, changes_between, settings_of
 from jackfield._workers.departed import Departed
 from jackfield._workers.member import Member
 from jackfield._workers.memory import measure
-from jackfield._workers.merge import Counted, merge_lines, merge_metrics, merge_statistics
+from jackfield._workers.merge import (
+    Counted,
+    merge_lines,
+    merge_metrics,
+    merge_monitors,
+    merge_statistics,
+)
 from jackfield._workers.messages import Answer, AskMetrics, AskStatistics, Standing
 from jackfield.errors import ModelNotFoundError
 
@@ -425,3 +432,70 @@ def test_the_memory_of_a_process_is_measured():
     memory = measure(os.getpid())
     assert memory.proportional_bytes >= memory.unique_bytes > 1e6
     assert measure(2**30) == (0, 0)
+
+
+def found(time_s, *, is_positive=False):
+    return Verdict(time_s=time_s, kind="drift", is_positive=is_positive, rows=5)
+
+
+def record(*history, name="drift", **told):
+    told = {"problem": "", "misfit": "", "window": None, "webhook": None, "dropped": 0, **told}
+    return MonitorRecord(
+        name=name,
+        settings={"detector": "ks", "history": 3},
+        rows={"seen": 10, "dropped": {"queue": told.pop("dropped"), "misfit": 1}},
+        verdicts={"count": len(history), "positive": sum(each.is_positive for each in history)},
+        calls={"success": len(history), "failed": 1},
+        current=history[-1] if history else None,
+        history=history,
+        **told,
+    )
+
+
+def test_counts_of_monitors_are_added_up_and_the_newest_verdicts_kept():
+    one, other = record(found(1), found(4), dropped=2), record(found(2), found(3), found(5))
+    [told] = merge_monitors([(1, [one]), (3, [other])])
+    assert told.rows == {"seen": 20, "dropped": {"queue": 2, "misfit": 2}}
+    assert told.verdicts == {"count": 5, "positive": 0}
+    assert told.calls == {"success": 5, "failed": 2}
+    assert [(each.time_s, each.worker) for each in told.history] == [(3, 3), (4, 1), (5, 3)]
+    assert (told.current.time_s, told.current.worker) == (5, 3)
+
+
+def test_an_alarm_that_lasts_in_one_worker_is_what_the_monitor_says():
+    """As the metric does, which is 1 while the last verdict in any worker is positive."""
+    alarmed = record(found(1), found(2, is_positive=True))
+    calm = record(found(3, is_positive=True), found(4))
+    [told] = merge_monitors([(1, [calm]), (2, [alarmed]), (3, [record()])])
+    assert (told.current.time_s, told.current.worker) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["", ""], ""),
+        (["no detector", "no detector"], "no detector"),
+        (["", "no detector"], "worker 2: no detector"),
+        (["slow", "no detector"], "worker 1: slow; worker 2: no detector"),
+    ],
+)
+def test_problems_of_monitors_name_their_workers_where_they_differ(texts, expected):
+    events = {"delivered": 2, "failed": 1}
+    told = [
+        (number, [record(problem=text, misfit=text, webhook={**events, "problem": text})])
+        for number, text in enumerate(texts, 1)
+    ]
+    [merged] = merge_monitors(told)
+    assert merged.problem == merged.misfit == expected
+    assert merged.webhook == {"delivered": 4, "failed": 2, "problem": expected}
+
+
+def test_the_fullest_window_is_told_and_each_monitor_by_itself():
+    windows = [{"rows": rows, "fullness": rows / 10} for rows in (2, 7, 3)]
+    told = [
+        (number, [record(window=window), record(name="other")])
+        for number, window in enumerate(windows, 1)
+    ]
+    first, second = merge_monitors([*told, (4, [])])
+    assert (first.name, first.window) == ("drift", {"rows": 7, "fullness": 0.7})
+    assert (second.name, second.window) == ("other", None)

@@ -19,6 +19,7 @@ from jackfield._changes import (
 )
 from jackfield._metrics import render
 from jackfield._models import ModelState
+from jackfield._monitors import monitors_of
 from jackfield.errors import JackfieldError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jackfield._logging_settings import LoggingSettings
     from jackfield._metrics import Metrics
     from jackfield._models import IndexEntry, Models
+    from jackfield._monitors import MonitorRecord, Verdict
     from jackfield._shared_memory import Regions
 
 logger = logging.getLogger("jackfield")
@@ -67,6 +69,9 @@ class Fleet(Protocol):
 
     async def statistics(self) -> list[dict[str, Any]]:
         """Give what all models did in all workers."""
+
+    async def monitors(self, name: str, version: str) -> list[MonitorRecord[Verdict]]:
+        """Give what the monitors of a model version found in all workers."""
 
     async def expose(self) -> tuple[bytes, str]:
         """Render the metrics of all workers."""
@@ -199,6 +204,18 @@ class Control:
             for record in await self.fleet.statistics()
             if not name or (record["name"], record["version"]) in wanted
         ]
+
+    async def monitors(self, name: str, version: str) -> list[MonitorRecord[Verdict]]:
+        """Give what the monitors of a model version found.
+
+        Raises:
+            ModelNotFoundError: There is none of this name.
+            ModelNotReadyError: It does not serve.
+        """
+        model = self.models.get(name, version)
+        if self.fleet is not None:
+            return await self.fleet.monitors(model.name, model.version)
+        return [monitor.record() for monitor in monitors_of(model)]
 
     async def expose(self) -> tuple[bytes, str]:
         """Render the metrics of the server and of its processes, and give their content type."""

@@ -162,7 +162,7 @@ def _routes(
     stream = Stream(models, settings, regions)
     generate = Generate(models, settings, regions)
     docs = Docs(models, settings)
-    monitors, reports = MonitorStatus(models), MonitorReport(models)
+    monitors, reports = MonitorStatus(models, control), MonitorReport(models)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         yield Route(path + "/infer", infer, methods=["POST"])
         yield Route(path + "/infer_stream", stream, methods=["POST"])

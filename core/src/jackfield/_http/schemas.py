@@ -199,6 +199,7 @@ _VERDICT = _object(
                 "name",
             )
         ),
+        "worker": {**COUNT, "description": "Whose monitor found it, where there are several."},
     },
     "time_s",
     "kind",

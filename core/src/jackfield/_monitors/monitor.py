@@ -20,6 +20,7 @@ import numpy as np
 from jackfield._inner import IS_INNER
 from jackfield._label import label_model
 from jackfield._monitors.intake import Intake
+from jackfield._monitors.record import MonitorRecord
 from jackfield._monitors.rows import Column, MisfitError, Rows, fit, unpack
 from jackfield._monitors.statistics import MonitorStatistics
 from jackfield._monitors.verdict import NoVerdictError, Verdict, read_verdicts
@@ -247,8 +248,8 @@ class Monitor:
         except JackfieldError:
             return {}
 
-    def record(self) -> dict[str, Any]:
-        """Give all that there is to tell, in the form that REST answers; no secrets."""
+    def record(self) -> MonitorRecord[Verdict]:
+        """Give all that there is to tell; no secrets."""
         counts = self.statistics
         window = None
         if self._window is not None:
@@ -256,12 +257,12 @@ class Monitor:
         webhook = None
         if self._webhook is not None:
             webhook = {**counts.deliveries, "problem": self._webhook.problem}
-        return {
-            "name": self.name,
-            "settings": _shown(self.settings),
-            "problem": self.problem,
-            "misfit": self.misfit,
-            "rows": {
+        return MonitorRecord(
+            name=self.name,
+            settings=_shown(self.settings),
+            problem=self.problem,
+            misfit=self.misfit,
+            rows={
                 "seen": counts.seen_rows,
                 "sampled": counts.sampled_rows,
                 "judged": counts.judged_rows,
@@ -269,13 +270,13 @@ class Monitor:
                 "outliers": counts.outlier_rows,
                 "dropped": dict(counts.drops),
             },
-            "window": window,
-            "verdicts": {"count": counts.verdicts, "positive": counts.positives},
-            "calls": {"success": counts.calls, **counts.failures},
-            "webhook": webhook,
-            "current": self.verdict,
-            "history": list(self.history),
-        }
+            window=window,
+            verdicts={"count": counts.verdicts, "positive": counts.positives},
+            calls={"success": counts.calls, **counts.failures},
+            webhook=webhook,
+            current=self.verdict,
+            history=list(self.history),
+        )
 
     # ---- the pump ----
 

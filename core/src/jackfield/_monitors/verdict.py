@@ -61,6 +61,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     #: Each feature by itself, or one named `all` where the test is of all together.
     features: Sequence[FeatureVerdict] = ()
+    #: Number of the worker whose monitor it is; unset in a server of one process.
+    worker: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_verdicts(

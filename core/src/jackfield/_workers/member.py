@@ -14,14 +14,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from jackfield._changes import LoadModel, UnloadModel
 from jackfield._metrics import render
 from jackfield._models import IndexEntry, ModelState
+from jackfield._monitors import MonitorRecord, Verdict, monitors_of
 from jackfield._process.messages import Family, Sample
 from jackfield._versions import version_key
 from jackfield._workers.changes import is_encodable
 from jackfield._workers.channel import LostError
-from jackfield._workers.merge import Counted, merge_lines, merge_metrics, merge_statistics
+from jackfield._workers.merge import (
+    Counted,
+    merge_lines,
+    merge_metrics,
+    merge_monitors,
+    merge_statistics,
+)
 from jackfield._workers.messages import (
     AskIndex,
     AskMetrics,
+    AskMonitors,
     AskReady,
     AskState,
     AskStatistics,
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
 
     from jackfield._changes import Change
     from jackfield._control import Control, Prepared
+    from jackfield._monitors import Monitor
     from jackfield._workers.channel import Channel
     from jackfield._workers.messages import Question
 
@@ -150,6 +159,23 @@ class Member:
             ],
         )
 
+    async def monitors(self, name: str, version: str) -> list[MonitorRecord[Verdict]]:
+        """Give what the monitors of a model version found in all workers."""
+        gathered = await self._gather(AskMonitors(name, version))
+        return merge_monitors(
+            [
+                (
+                    told.worker,
+                    [
+                        await record.with_history(_VERDICT.decode)
+                        for record in _MONITORS.decode(told.answer)
+                    ],
+                )
+                for told in gathered.answers
+                if told.answer
+            ]
+        )
+
     async def expose(self) -> tuple[bytes, str]:
         """Render the metrics of all workers."""
         gathered = await self._gather(AskMetrics())
@@ -250,6 +276,11 @@ class Member:
                 return msgspec.msgpack.encode(self._state(name, version))
             case AskStatistics():
                 return msgspec.msgpack.encode(self._models.statistics())
+            case AskMonitors(name, version):
+                monitors = self._monitors(name, version)
+                return msgspec.msgpack.encode(
+                    [await each.record().with_history(_encode) for each in monitors]
+                )
             case AskMetrics():
                 server, process = await self._control.metrics.read()
                 counted = Counted([*map(_family, server)], [*map(_family, process)])
@@ -261,12 +292,24 @@ class Member:
         except JackfieldError as error:
             return IndexEntry(name, version, ModelState.UNAVAILABLE, str(error))
 
+    def _monitors(self, name: str, version: str) -> list[Monitor]:
+        try:
+            return monitors_of(self._models.get(name, version))
+        except JackfieldError:  # it does not serve here
+            return []
+
     def ready(self) -> list[tuple[str, str]]:
         """List the model versions that serve here."""
         return [(model.name, model.version) for model in self._models.loaded()]
 
 
 _COUNTED = msgspec.msgpack.Decoder(Counted)
+_MONITORS = msgspec.msgpack.Decoder(list[MonitorRecord[msgspec.Raw]])
+_VERDICT = msgspec.msgpack.Decoder(Verdict)
+
+
+def _encode(verdict: Verdict) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(verdict))
 
 
 def _entry(name: str, version: str, told: list[tuple[int, dict[str, Any] | None]]) -> IndexEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -10,6 +11,8 @@ from jackfield._process.messages import Family, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from jackfield._monitors import MonitorRecord, Verdict
 
 Record: TypeAlias = dict[str, Any]
 
@@ -182,7 +185,76 @@ def _add_records(one: Record, other: Record) -> Record:
     }
 
 
-def _added(one: Record, other: Record) -> Record:
+def merge_monitors(
+    told: Sequence[tuple[int, Sequence[MonitorRecord[Verdict]]]],
+) -> list[MonitorRecord[Verdict]]:
+    """Put together what the monitors of one model version found in several workers.
+
+    Counts are added up. Each worker fills a window of its own: the fullest one is given. Of the
+    verdicts, which have their worker's number, the newest are kept, as many as one monitor keeps;
+    the current one is the newest alarm among the workers' last, or the newest where none is one.
+
+    Args:
+        told: Each worker's number, and its records.
+    """
+    found: dict[str, list[tuple[int, MonitorRecord[Verdict]]]] = {}
+    for worker, records in told:
+        for record in records:
+            found.setdefault(record.name, []).append((worker, record))
+    return [_merge_records(each) for each in found.values()]
+
+
+def _merge_records(told: Sequence[tuple[int, MonitorRecord[Verdict]]]) -> MonitorRecord[Verdict]:
+    records = [record for _, record in told]
+    verdicts = [
+        msgspec.structs.replace(verdict, worker=worker)
+        for worker, record in told
+        for verdict in record.history
+    ]
+    verdicts.sort(key=lambda verdict: verdict.time_s)
+    lasts = [
+        msgspec.structs.replace(record.current, worker=worker)
+        for worker, record in told
+        if record.current is not None
+    ]
+    windows = [record.window for record in records if record.window is not None]
+    webhooks = [(worker, record.webhook) for worker, record in told if record.webhook is not None]
+    first = records[0]
+    return msgspec.structs.replace(
+        first,
+        problem=_merge_texts([(worker, record.problem) for worker, record in told]),
+        misfit=_merge_texts([(worker, record.misfit) for worker, record in told]),
+        rows=_add_up([record.rows for record in records]),
+        window=max(windows, key=itemgetter("fullness"), default=None),
+        verdicts=_add_up([record.verdicts for record in records]),
+        calls=_add_up([record.calls for record in records]),
+        webhook=_merge_webhooks(webhooks) if webhooks else None,
+        current=max(lasts, key=lambda last: (last.is_positive, last.time_s), default=None),
+        history=verdicts[-first.settings["history"] :],
+    )
+
+
+def _merge_webhooks(told: Sequence[tuple[int, Mapping[str, Any]]]) -> Record:
+    problem = _merge_texts([(worker, webhook["problem"]) for worker, webhook in told])
+    counts = [{key: webhook[key] for key in webhook.keys() - {"problem"}} for _, webhook in told]
+    return {**_add_up(counts), "problem": problem}
+
+
+def _merge_texts(told: Sequence[tuple[int, str]]) -> str:
+    """Give the text that all have; else those that there are, with the numbers of their workers."""
+    if len({text for _, text in told}) == 1:
+        return told[0][1]
+    return "; ".join(f"worker {worker}: {text}" for worker, text in told if text)
+
+
+def _add_up(counts: Sequence[Mapping[str, Any]]) -> Record:
+    total = {**counts[0]}
+    for each in counts[1:]:
+        total = _added(total, each)
+    return total
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Record:
     """Add up numbers by name, in records within records, too."""
     return {
         key: _added(value, other[key]) if isinstance(value, dict) else value + other[key]

@@ -247,11 +247,18 @@ class AskMetrics(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """All metrics."""
 
 
+class AskMonitors(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """What the monitors of one model version found."""
+
+    name: str
+    version: str
+
+
 class AskReady(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Names and versions of the models that serve."""
 
 
-Question: TypeAlias = AskIndex | AskReady | AskState | AskStatistics | AskMetrics
+Question: TypeAlias = AskIndex | AskReady | AskState | AskStatistics | AskMetrics | AskMonitors
 
 Message: TypeAlias = (
     Done
