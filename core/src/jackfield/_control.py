@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jackfield._changes import Change
     from jackfield._logging_settings import LoggingSettings
     from jackfield._metrics import Metrics
+    from jackfield._model import Model
     from jackfield._models import IndexEntry, Models
     from jackfield._monitors import MonitorRecord, Verdict
     from jackfield._shared_memory import Regions
@@ -205,14 +206,8 @@ class Control:
             if not name or (record["name"], record["version"]) in wanted
         ]
 
-    async def monitors(self, name: str, version: str) -> list[MonitorRecord[Verdict]]:
-        """Give what the monitors of a model version found.
-
-        Raises:
-            ModelNotFoundError: There is none of this name.
-            ModelNotReadyError: It does not serve.
-        """
-        model = self.models.get(name, version)
+    async def monitors(self, model: Model) -> list[MonitorRecord[Verdict]]:
+        """Give what the monitors of a model that serves found."""
         if self.fleet is not None:
             return await self.fleet.monitors(model.name, model.version)
         return [monitor.record() for monitor in monitors_of(model)]

@@ -26,7 +26,7 @@ class MonitorStatus:
         """Give each monitor's settings without secrets, its verdicts and its counts."""
         path = request.path_params
         model = self._models.get(path["model"], path.get("version", ""))
-        monitors = await self._control.monitors(model.name, model.version)
+        monitors = await self._control.monitors(model)
         body = {
             "model_name": model.name,
             "model_version": model.version,

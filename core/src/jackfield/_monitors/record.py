@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence  # msgspec reads the annotations
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -44,16 +44,4 @@ class MonitorRecord(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
         for verdict in self.history:
             await asyncio.sleep(0)
             history.append(change(verdict))
-        return MonitorRecord(
-            name=self.name,
-            settings=self.settings,
-            problem=self.problem,
-            misfit=self.misfit,
-            rows=self.rows,
-            window=self.window,
-            verdicts=self.verdicts,
-            calls=self.calls,
-            webhook=self.webhook,
-            current=self.current,
-            history=history,
-        )
+        return cast("MonitorRecord[W]", msgspec.structs.replace(self, history=history))

@@ -206,59 +206,55 @@ def merge_monitors(
 
 def _merge_records(told: Sequence[tuple[int, MonitorRecord[Verdict]]]) -> MonitorRecord[Verdict]:
     records = [record for _, record in told]
-    verdicts = [
-        msgspec.structs.replace(verdict, worker=worker)
-        for worker, record in told
-        for verdict in record.history
-    ]
-    verdicts.sort(key=lambda verdict: verdict.time_s)
-    lasts = [
-        msgspec.structs.replace(record.current, worker=worker)
-        for worker, record in told
-        if record.current is not None
-    ]
+    first = records[0]
+    verdicts = [(worker, verdict) for worker, record in told for verdict in record.history]
+    verdicts.sort(key=lambda found: found[1].time_s)
+    lasts = [(worker, record.current) for worker, record in told if record.current is not None]
+    last = max(lasts, key=lambda found: (found[1].is_positive, found[1].time_s), default=None)
     windows = [record.window for record in records if record.window is not None]
     webhooks = [(worker, record.webhook) for worker, record in told if record.webhook is not None]
-    first = records[0]
     return msgspec.structs.replace(
         first,
         problem=_merge_texts([(worker, record.problem) for worker, record in told]),
         misfit=_merge_texts([(worker, record.misfit) for worker, record in told]),
-        rows=_add_up([record.rows for record in records]),
+        rows=_added(*(record.rows for record in records)),
         window=max(windows, key=itemgetter("fullness"), default=None),
-        verdicts=_add_up([record.verdicts for record in records]),
-        calls=_add_up([record.calls for record in records]),
+        verdicts=_added(*(record.verdicts for record in records)),
+        calls=_added(*(record.calls for record in records)),
         webhook=_merge_webhooks(webhooks) if webhooks else None,
-        current=max(lasts, key=lambda last: (last.is_positive, last.time_s), default=None),
-        history=verdicts[-first.settings["history"] :],
+        current=_numbered(*last) if last else None,
+        history=[_numbered(*found) for found in verdicts[-first.settings["history"] :]],
     )
+
+
+def _numbered(worker: int, verdict: Verdict) -> Verdict:
+    return msgspec.structs.replace(verdict, worker=worker)
 
 
 def _merge_webhooks(told: Sequence[tuple[int, Mapping[str, Any]]]) -> Record:
     problem = _merge_texts([(worker, webhook["problem"]) for worker, webhook in told])
     counts = [{key: webhook[key] for key in webhook.keys() - {"problem"}} for _, webhook in told]
-    return {**_add_up(counts), "problem": problem}
+    return {**_added(*counts), "problem": problem}
 
 
 def _merge_texts(told: Sequence[tuple[int, str]]) -> str:
     """Give the text that all have; else those that there are, with the numbers of their workers."""
     if len({text for _, text in told}) == 1:
         return told[0][1]
-    return "; ".join(f"worker {worker}: {text}" for worker, text in told if text)
+    return _by_worker((worker, text) for worker, text in told if text)
 
 
-def _add_up(counts: Sequence[Mapping[str, Any]]) -> Record:
-    total = {**counts[0]}
-    for each in counts[1:]:
-        total = _added(total, each)
-    return total
+def _by_worker(told: Iterable[tuple[int, str]]) -> str:
+    return "; ".join(f"worker {worker}: {text}" for worker, text in told)
 
 
-def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Record:
+def _added(*counts: Mapping[str, Any]) -> Record:
     """Add up numbers by name, in records within records, too."""
     return {
-        key: _added(value, other[key]) if isinstance(value, dict) else value + other[key]
-        for key, value in one.items()
+        key: _added(*(each[key] for each in counts))
+        if isinstance(value, dict)
+        else sum(each[key] for each in counts)
+        for key, value in counts[0].items()
     }
 
 
@@ -279,9 +275,7 @@ def merge_lines(told: Sequence[tuple[int, Record | None]]) -> tuple[str, str]:
     ]
     if not unready:  # ready everywhere, with words that differ
         return lines[0]
-    reasons = "; ".join(
-        f"worker {worker}: {reason or state.lower()}" for worker, (state, reason) in unready
-    )
+    reasons = _by_worker((worker, reason or state.lower()) for worker, (state, reason) in unready)
     return unready[0][1][0], reasons
 
 
