@@ -1283,6 +1283,7 @@ def test_each_worker_tells_what_the_monitors_of_all_found(add_model, serve, clie
     assert len(monitor["history"]) == seen
     assert {each["worker"] for each in monitor["history"]} == {1, 2}
     assert monitor["current"] == monitor["history"][-1]
+    assert repr(monitor["window"]) == "{'rows': 0, 'fullness': 0.0}"
     assert one.get("/v2/models/n/monitors").status_code == 404
 
 

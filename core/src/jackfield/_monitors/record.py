@@ -26,7 +26,7 @@ class MonitorRecord(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
     #: Counts of rows; `dropped` has its own, by reason.
     rows: Mapping[str, Any]
     #: `rows` that it holds, and its `fullness` from 0 to 1; None without one.
-    window: Mapping[str, float] | None
+    window: Mapping[str, int | float] | None
     #: Counts of verdicts.
     verdicts: Mapping[str, int]
     #: Counts of the detector's calls.
