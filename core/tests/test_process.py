@@ -838,7 +838,7 @@ async def test_signals_of_a_supervisor_leave_the_process_at_work(add_code, start
     assert not runtime.problem
 
 
-async def test_what_the_model_started_can_be_terminated_and_goes_with_it(add_code, start):
+async def test_what_the_model_started_can_be_terminated_and_goes_with_it(add_code, start, until):
     code = """
     import multiprocessing, subprocess
 
@@ -851,8 +851,8 @@ async def test_what_the_model_started_can_be_terminated_and_goes_with_it(add_cod
             forked.start()
             forked.terminate()
             forked.join()
-            command = [sys.executable, "-c", "input()"]
-            started = subprocess.Popen(command, stdin=subprocess.PIPE)
+            command = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+            started = subprocess.Popen(command)
             return [forked.exitcode, started.pid]
     """
     runtime = await start(add_code(code))
@@ -862,7 +862,8 @@ async def test_what_the_model_started_can_be_terminated_and_goes_with_it(add_cod
     assert is_alive(pid)
     with pytest.raises(ModelNotReadyError):
         await runtime.infer(request_of(-1))
-    assert not is_alive(pid)
+    # killed by then, and nobody's here to wait for
+    await until(lambda: not is_alive(pid))
 
 
 PARENT = """
